@@ -1,0 +1,166 @@
+"""The ordered decisions, and the settings that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autoswift.domain.decision import Decision
+
+Method = Literal["full", "lora", "qlora"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """The base model, as the rest of the run needs it.
+
+    Attributes:
+        id: hub id, catalogue name or folder name.
+        source: huggingface, modelscope, packaged or folder.
+        location: hub id, or the folder's path.
+        parameters: number of weights.
+        layers, hidden, heads, kv_heads, intermediate, vocabulary: shape; 0 when unknown.
+        context: longest input in tokens.
+    """
+
+    id: str
+    source: Literal["huggingface", "modelscope", "packaged", "folder"]
+    location: str
+    model_type: str
+    template: str
+    parameters: int
+    layers: int = 0
+    hidden: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    intermediate: int = 0
+    vocabulary: int = 0
+    context: int = 2048
+    languages: tuple[str, ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """Settings shared by all trials; a trial's own parameters override them by name."""
+
+    method: Method
+    precision: Literal["float32", "bfloat16", "float16"]
+    learning_rate: float
+    lr_scheduler_type: str
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+    target_modules: str
+    max_length: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    optimizer: str
+    threads: int
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows in one optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """What the search may try and how long a trial is.
+
+    Attributes:
+        space: parameter name to {"low", "high", "log"} or {"choices"}.
+        trial_tokens, final_tokens: tokens trained on by one trial, and by the final training.
+        reserve_seconds: kept free at the end of the wall-clock for merge, evaluation, serving.
+    """
+
+    trials: int
+    space: dict[str, dict[str, Any]]
+    trial_tokens: int
+    final_tokens: int
+    epochs: float
+    reserve_seconds: float
+    metric: str
+    maximise: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """How answers are generated and counted.
+
+    Attributes:
+        validation_rows, test_rows: rows that get a generated answer.
+        bootstrap: resamples behind an interval.
+    """
+
+    metric: str
+    validation_rows: int
+    test_rows: int
+    max_new_tokens: int
+    generation_batch_size: int
+    confidence: float = 0.95
+    bootstrap: int = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingSettings:
+    """How the result is served and load-tested; engine `none` serves nothing."""
+
+    engine: str
+    format: str
+    context: int
+    parallel: int
+    load_parallel: tuple[int, ...]
+    load_requests: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What the plan expects, in bytes and seconds; the report sets it beside what was measured."""
+
+    peak_memory_bytes: int
+    memory_limit_bytes: int
+    tokens_per_second: float
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total_seconds(self) -> float:
+        """Of all stages."""
+        return sum(self.stage_seconds.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A pure function of the profiles, the catalogue, the knowledge and a seed.
+
+    Attributes:
+        revision: 1, 2, …; nothing edits a plan in place.
+        cause: why this revision was made.
+    """
+
+    revision: int
+    cause: str
+    seed: int
+    model: ModelChoice
+    training: TrainingSettings
+    search: SearchSettings
+    evaluation: EvaluationSettings
+    serving: ServingSettings
+    estimate: Estimate
+    decisions: tuple[Decision, ...]
+    version: int = 1
+
+    def decision(self, name: str) -> Decision:
+        """The decision of that name.
+
+        Raises:
+            KeyError: when the plan has none.
+        """
+        for one in self.decisions:
+            if one.name == name:
+                return one
+        raise KeyError(name)

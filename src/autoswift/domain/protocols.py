@@ -1,0 +1,166 @@
+"""What rooms ask of each other. Implemented elsewhere, handed in by the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from autoswift.domain.artifact import Artifact
+from autoswift.domain.budget import Budget
+from autoswift.domain.decision import Decision
+from autoswift.domain.plan import Plan
+from autoswift.domain.profile import Device
+from autoswift.domain.trial import Outcome, Proposal, Trial
+
+EventKind = Literal["started", "progress", "evaluated", "warning", "finished", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What a session reports about one trial.
+
+    Attributes:
+        metrics: numbers; None stands for a value that was not finite.
+        artifact: of `finished`.
+        symptom, evidence: of `failed` and `warning`; evidence holds the words or figures seen.
+    """
+
+    kind: EventKind
+    trial: int
+    time: float
+    step: int = 0
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    artifact: Artifact | None = None
+    symptom: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A device with an engine on it."""
+
+    def capacity(self) -> int:
+        """How many trials may run at once, now."""
+        ...
+
+    def submit(self, trial: Trial, from_checkpoint: Path | None = None) -> None:
+        """Starts a trial, from the base or from a checkpoint."""
+        ...
+
+    def events(self, timeout: float) -> list[Event]:
+        """What happened since the last call; waits up to `timeout` seconds for the first."""
+        ...
+
+    def stop(self, trial: int) -> None:
+        """Asks a trial to end at its next step, keeping its checkpoint."""
+        ...
+
+    def save(self, trial: int, path: Path) -> Artifact:
+        """Copies the trial's newest checkpoint to `path`."""
+        ...
+
+    def close(self) -> None:
+        """Ends everything that runs in it."""
+        ...
+
+
+@runtime_checkable
+class TrainEngine(Protocol):
+    """Carries out training."""
+
+    def open(self, plan: Plan, device: Device) -> Session:
+        """A session on one device."""
+        ...
+
+
+Verdict = Literal["go", "stop"]
+
+
+class Searcher(Protocol):
+    """Proposes, prunes, stops: one brain for every executor."""
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Up to n proposals."""
+        ...
+
+    def tell(self, trial: int, step: int, metrics: Mapping[str, float | None]) -> Verdict:
+        """Takes an intermediate report."""
+        ...
+
+    def done(self, trial: int, outcome: Outcome) -> None:
+        """Takes the end of a trial."""
+        ...
+
+    def finished(self) -> str | None:
+        """Why the search is over, or None."""
+        ...
+
+
+class Journal(Protocol):
+    """Where the truth about trials is kept; each call is on the disk when it returns."""
+
+    def trial(self, event: str, number: int, **fields: Any) -> None:
+        """Appends to trials.jsonl."""
+        ...
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Appends to events.jsonl."""
+        ...
+
+    def trials(self) -> Sequence[Mapping[str, Any]]:
+        """Everything in trials.jsonl so far."""
+        ...
+
+
+class Executor(Protocol):
+    """Where trials run."""
+
+    def run(self, searcher: Searcher, engine: TrainEngine, plan: Plan, budget: Budget, journal: Journal) -> SearchOutcome:
+        """Runs the search to its end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOutcome:
+    """What a search ended with; `best` is None when no trial finished."""
+
+    best: int | None
+    reason: str
+    device_seconds: float
+    outcomes: dict[int, Outcome]
+
+
+class ServeEngine(Protocol):
+    """Serves an artefact behind an OpenAI-compatible API."""
+
+    def command(self, artifact: Artifact, settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+        """argv and environment of the server."""
+        ...
+
+    def health(self, url: str) -> bool:
+        """Whether the server at that address answers."""
+        ...
+
+    def limits(self) -> Mapping[str, Any]:
+        """What it can hold: formats, context, LoRA rank."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Symptom:
+    """What went wrong, by its name in symptoms.yaml, with what was seen."""
+
+    name: str
+    evidence: str
+    transient: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """A change of settings (by name) as the answer to a symptom."""
+
+    symptom: Symptom
+    changes: dict[str, Any]
+    decision: Decision

@@ -1,0 +1,56 @@
+"""Append-only truth: events.jsonl (everything that happened) and trials.jsonl (what the sampler is rebuilt from)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autoswift.run.files import append_line, plain, read_lines
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class RunJournal:
+    """The journal of one run folder. Safe to use from several threads of the owner."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._listeners: list[Listener] = []
+        self._lock = threading.Lock()
+
+    def listen(self, listener: Listener) -> None:
+        """Calls `listener` with each event and each trial line (as kind `trial`) after it is on the disk."""
+        self._listeners.append(listener)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Appends to events.jsonl: {time, kind, …}."""
+        row = {"time": time.time(), "kind": kind} | plain(fields)
+        with self._lock:
+            append_line(self.folder / "events.jsonl", row)
+        self._notify(row)
+
+    def trial(self, event: str, number: int, **fields: Any) -> None:
+        """Appends to trials.jsonl: {time, event: proposed|started|progress|evaluated|ended, trial, …}."""
+        row = {"time": time.time(), "event": event, "trial": number} | plain(fields)
+        with self._lock:
+            append_line(self.folder / "trials.jsonl", row)
+        self._notify({"kind": "trial"} | row)
+
+    def progress(self, **fields: Any) -> None:
+        """Tells the listeners only: what moves too often to be kept (a bar's position)."""
+        self._notify({"time": time.time(), "kind": "progress"} | plain(fields))
+
+    def events(self) -> list[dict[str, Any]]:
+        """Everything in events.jsonl."""
+        return read_lines(self.folder / "events.jsonl")
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Everything in trials.jsonl."""
+        return read_lines(self.folder / "trials.jsonl")
+
+    def _notify(self, row: dict[str, Any]) -> None:
+        for listener in self._listeners:
+            listener(row)

@@ -1,0 +1,181 @@
+"""One run folder: made, found, read, and its plan revisions."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from autoswift.domain.plan import Plan
+from autoswift.domain.task import Task
+from autoswift.errors import InputError, RunNotFound, disk_errors_explained
+from autoswift.run.files import dumps, read_json, write_atomic
+from autoswift.run.journal import RunJournal
+from autoswift.run.places import runs_folder
+
+VERSION = 1
+T = TypeVar("T")
+State = Literal["new", "running", "done", "partial", "failed", "interrupted"]
+"""`partial`: finished with less than asked (exit code 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run folder on disk."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """The run's id: its folder's name unless it was put elsewhere."""
+        return str(self.state()["id"])
+
+    @property
+    def journal(self) -> RunJournal:
+        """A new journal on the folder."""
+        return RunJournal(self.folder)
+
+    def state(self) -> dict[str, Any]:
+        """run.json: {version, id, created, task, state, stage, plan, error?, result?}."""
+        return dict(read_json(self.folder / "run.json"))
+
+    def update(self, **fields: Any) -> None:
+        """Changes fields of run.json, atomically."""
+        write_atomic(self.folder / "run.json", dumps(self.state() | fields, indent=1))
+
+    def task(self) -> Task:
+        """The task.
+
+        Raises:
+            InputError: when run.json is of another version or damaged.
+        """
+        state = self.state()
+        if state.get("version") != VERSION:
+            raise InputError(
+                f"{self.folder / 'run.json'} has version {state.get('version')}, this autoswift reads {VERSION}.",
+                "The run was made by another version.",
+                "Use the autoswift that made it, or start a new run.",
+            )
+        return _value(Task, state["task"], self.folder / "run.json")
+
+    def plans(self) -> list[Plan]:
+        """All revisions, oldest first."""
+        found = sorted((self.folder / "plan").glob("*.json"), key=lambda p: int(p.stem))
+        return [_value(Plan, read_json(path), path) for path in found]
+
+    def plan(self) -> Plan | None:
+        """The newest revision."""
+        plans = self.plans()
+        return plans[-1] if plans else None
+
+    def save_plan(self, plan: Plan) -> None:
+        """Writes a revision; an existing one is never edited.
+
+        Raises:
+            ValueError: when that revision exists with other content.
+        """
+        path = self.folder / "plan" / f"{plan.revision}.json"
+        text = dumps(plan, indent=1)
+        if path.exists():
+            if path.read_text(encoding="utf-8") != text:
+                raise ValueError(f"plan revision {plan.revision} exists and differs")
+            return
+        write_atomic(path, text)
+        self.update(plan=plan.revision)
+
+    def step(self, name: str) -> dict[str, Any] | None:
+        """What a finished step left, or None."""
+        path = self.folder / "steps" / f"{name}.json"
+        return dict(read_json(path)) if path.exists() else None
+
+    def value(self, name: str) -> Any:
+        """The value of a finished step, or None."""
+        step = self.step(name)
+        return step["result"]["value"] if step else None
+
+
+def _value(kind: type[T], raw: Any, path: Path) -> T:
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as exc:
+        raise InputError(f"{path} does not hold a {kind.__name__}.", str(exc), "Restore the file.") from exc
+
+
+def create(task: Task, out: Path | None = None) -> RunRecord:
+    """Makes a run folder; nothing is left behind when that fails.
+
+    Args:
+        task: what is asked.
+        out: another place than `$AUTOSWIFT_HOME/runs`; must be absent or empty.
+
+    Raises:
+        InputError: when `out` is in use.
+        DiskFull: when there is no room.
+    """
+    run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+    folder = out.expanduser().resolve() if out else runs_folder() / run_id
+    existed = folder.exists()
+    if existed and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder} is not an empty folder.",
+            "A run needs a folder of its own.",
+            f"Choose another --out, or `autoswift resume {folder}` if it is a run.",
+        )
+    try:
+        with disk_errors_explained(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+            state = {"version": VERSION, "id": run_id, "created": time.time(), "task": task, "state": "new"}
+            write_atomic(folder / "run.json", dumps(state | {"stage": "", "plan": 0}, indent=1))
+            if out:
+                runs_folder().mkdir(parents=True, exist_ok=True)
+                os.symlink(folder, runs_folder() / run_id)
+    except BaseException:
+        discard(folder, keep_folder=existed)
+        raise
+    return RunRecord(folder)
+
+
+def discard(folder: Path, *, keep_folder: bool = False) -> None:
+    """Removes a run that did not begin, so that no half-made one stays."""
+    if keep_folder:
+        for child in folder.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    for link in runs_folder().glob("*"):
+        if link.is_symlink() and link.resolve() == folder and not (folder / "run.json").exists():
+            link.unlink()
+
+
+def find(run: str) -> RunRecord:
+    """The run with that id, unique prefix, or path.
+
+    Raises:
+        RunNotFound: none or several.
+    """
+    path = Path(run).expanduser()
+    if (path / "run.json").exists():
+        return RunRecord(path.resolve())
+    folder = runs_folder()
+    hits = [p for p in folder.glob("*") if p.name.startswith(run)] if folder.exists() and run else []
+    exact = [p for p in hits if p.name == run]
+    hits = [p for p in exact or hits if (p / "run.json").exists()]
+    if len(hits) == 1:
+        return RunRecord(hits[0].resolve())
+    if hits:
+        names = ", ".join(sorted(p.name for p in hits)[:5])
+        raise RunNotFound(f"{run!r} fits {len(hits)} runs: {names}.", "", "Give more of the id.")
+    raise RunNotFound(f"There is no run {run!r}.", f"Looked in {folder}.", "`autoswift list` shows the runs.")
+
+
+def all_runs() -> list[RunRecord]:
+    """Every run, newest first."""
+    folder = runs_folder()
+    found = [RunRecord(p.resolve()) for p in folder.glob("*") if (p / "run.json").exists()] if folder.exists() else []
+    return sorted(found, key=lambda r: float(r.state().get("created", 0)), reverse=True)

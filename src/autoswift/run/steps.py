@@ -1,0 +1,56 @@
+"""A step: known by the hash of what affects its output, its result on disk before the next one starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from autoswift.domain.artifact import StepResult
+from autoswift.run.files import digest, dumps, write_atomic
+from autoswift.run.journal import RunJournal
+from autoswift.run.record import RunRecord
+
+_RESULT = TypeAdapter(StepResult)
+
+
+def step(
+    record: RunRecord,
+    journal: RunJournal,
+    name: str,
+    inputs: Mapping[str, Any],
+    work: Callable[[], StepResult],
+) -> StepResult:
+    """Runs `work`, or returns what it left when it has already run with the same inputs.
+
+    A result counts only while each of its artefacts is still there.
+
+    Args:
+        record: the run.
+        journal: takes `stage` events: started, finished (with seconds), reused, failed.
+        name: of the step; its file is `steps/<name>.json`.
+        inputs: everything that affects the output, as JSON values.
+        work: makes the result.
+    """
+    identity = digest({"step": name, "inputs": inputs})
+    old = record.step(name)
+    if old is not None and old["inputs"] == identity:
+        result = _RESULT.validate_python(old["result"])
+        if all((record.folder / a.path).exists() for a in result.artifacts):
+            journal.event("stage", stage=name, state="reused", seconds=result.seconds)
+            return result
+    record.update(stage=name)
+    journal.event("stage", stage=name, state="started")
+    begin = time.monotonic()
+    try:
+        made = work()
+    except BaseException as exc:
+        journal.event("stage", stage=name, state="failed", error=type(exc).__name__, what=str(exc))
+        raise
+    seconds = time.monotonic() - begin
+    result = StepResult(value=made.value, artifacts=made.artifacts, metrics=made.metrics, seconds=seconds)
+    write_atomic(record.folder / "steps" / f"{name}.json", dumps({"inputs": identity, "result": result}, indent=1))
+    journal.event("stage", stage=name, state="finished", seconds=seconds, metrics=made.metrics)
+    return result
