@@ -35,6 +35,8 @@ class ModelChoice:
     kv_heads: int = 0
     intermediate: int = 0
     vocabulary: int = 0
+    head_dim: int = 0
+    tied: bool | None = None
     context: int = 2048
     languages: tuple[str, ...] = ()
     licence: str = ""
@@ -75,6 +77,8 @@ class SearchSettings:
     Attributes:
         space: parameter name to {"low", "high", "log"} or {"choices"}.
         trial_tokens, final_tokens: tokens trained on by one trial, and by the final training.
+        tokens_per_row: mean length of a training row, so that tokens become steps.
+        promote: trials are trained in full, so the best one is the result and no final training follows.
         reserve_seconds: kept free at the end of the wall-clock for merge, evaluation, serving.
     """
 
@@ -82,6 +86,8 @@ class SearchSettings:
     space: dict[str, dict[str, Any]]
     trial_tokens: int
     final_tokens: int
+    tokens_per_row: float
+    promote: bool
     epochs: float
     reserve_seconds: float
     metric: str

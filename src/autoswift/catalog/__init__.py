@@ -1,0 +1,1 @@
+"""Models: their facts, where they come from, and their files, staged safely."""

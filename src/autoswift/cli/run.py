@@ -1,0 +1,255 @@
+"""`run`, `resume` and `plan`: from a sentence to a served model."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from autoswift.cli.options import Column, Command, Data, Json, Model, Run, Sentence, Yes, current, pairs, say, typed
+from autoswift.errors import InputError
+
+if TYPE_CHECKING:
+    from autoswift.domain.plan import Plan
+    from autoswift.domain.task import Task
+    from autoswift.run.record import RunRecord
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    app.command("run", cls=Command, help="cli.help.run", rich_help_panel="cli.panel.do")(run)
+    app.command("resume", cls=Command, help="cli.help.resume", rich_help_panel="cli.panel.do")(resume)
+    app.command("plan", cls=Command, help="cli.help.plan", rich_help_panel="cli.panel.look")(plan)
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="cli.opt.verbose")]
+Trials = Annotated[int, typer.Option("--budget-trials", metavar="N", min=1, help="cli.opt.trials")]
+Hours = Annotated[float, typer.Option("--budget-hours", metavar="H", help="cli.opt.hours")]
+DeviceSeconds = Annotated[
+    float | None, typer.Option("--budget-device-seconds", metavar="S", help="cli.opt.device_seconds")
+]
+Target = Annotated[Literal["auto", "local", "none"], typer.Option("--target", help="cli.opt.target")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="cli.opt.seed")]
+Full = Annotated[bool, typer.Option("--full", help="cli.opt.full")]
+Fixed = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="cli.opt.set")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="cli.opt.out")]
+
+
+def run(  # noqa: PLR0913 - one parameter an option
+    sentence: Sentence,
+    data: Data = None,
+    column: Column = None,
+    model: Model = None,
+    budget_trials: Trials = 5,
+    budget_hours: Hours = 4.0,
+    budget_device_seconds: DeviceSeconds = None,
+    target: Target = "auto",
+    yes: Yes = False,
+    seed: Seed = 0,
+    full: Full = False,
+    out: Out = None,
+    fixed: Fixed = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Trains, evaluates and serves a model for the sentence."""
+    task = make_task(
+        sentence=sentence,
+        data=data,
+        column=column,
+        model=model,
+        budget=(budget_trials, budget_hours, budget_device_seconds),
+        more={"target": target, "seed": seed, "full": full, "options": fixed_settings(fixed)},
+    )
+    _need_consent(yes)
+    from autoswift import api
+
+    with _watched(task, yes=yes, verbose=verbose) as (confirm, listener):
+        record = api.start(task, out=out, confirm=confirm, listener=listener)
+    _finish(record)
+
+
+def resume(run: Run, yes: Yes = False, verbose: Verbose = False, as_json: Json = False) -> None:
+    """Goes on with a run where it stopped."""
+    from autoswift.run.record import find
+
+    record = find(run)
+    task = record.task()
+    _need_consent(yes or record.plan() is not None)
+    from autoswift import api
+
+    current.run = record.id
+    with _watched(task, yes=yes or record.plan() is not None, verbose=verbose) as (confirm, listener):
+        record = api.resume(record, confirm=confirm, listener=listener)
+    _finish(record)
+
+
+def plan(  # noqa: PLR0913 - one parameter an option
+    sentence: Sentence,
+    data: Data = None,
+    column: Column = None,
+    model: Model = None,
+    hardware: Annotated[Path | None, typer.Option("--hardware", metavar="PROBE.json", help="cli.opt.hardware")] = None,
+    budget_trials: Trials = 5,
+    budget_hours: Hours = 4.0,
+    budget_device_seconds: DeviceSeconds = None,
+    target: Target = "auto",
+    seed: Seed = 0,
+    full: Full = False,
+    fixed: Fixed = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Decides everything and does nothing."""
+    task = make_task(
+        sentence=sentence,
+        data=data,
+        column=column,
+        model=model,
+        budget=(budget_trials, budget_hours, budget_device_seconds),
+        more={"target": target, "seed": seed, "full": full, "options": fixed_settings(fixed)},
+    )
+    from autoswift import api
+    from autoswift.cli.output import console, print_json
+
+    made = api.plan(task, hardware=existing(hardware) if hardware else None)
+    if as_json:
+        print_json(made)
+        return
+    from autoswift.cli.show import plan_view
+
+    console().print(plan_view(made, task, verbose=verbose))
+
+
+def fixed_settings(items: list[str] | None) -> dict[str, str | int | float | bool]:
+    """`--set name=value` as settings."""
+    return {name: typed(value) for name, value in pairs(items or [], "--set").items()}
+
+
+def existing(path: Path) -> Path:
+    """A file that the user named, absolute.
+
+    Raises:
+        InputError: when it is not there.
+    """
+    found = path.expanduser().resolve()
+    if not found.exists():
+        raise InputError(say("no_file", path=path), "", say("no_file_fix"))
+    return found
+
+
+def make_task(  # noqa: PLR0913 - the parts of a request
+    *,
+    sentence: str,
+    data: str | None,
+    column: list[str] | None,
+    model: str | None,
+    budget: tuple[int, float, float | None],
+    more: dict[str, Any],
+) -> Task:
+    """The request as a value.
+
+    Args:
+        sentence, data, column, model: as on the command line.
+        budget: trials, hours, device-seconds.
+        more: the other fields of `Task`.
+
+    Raises:
+        InputError: when something in it cannot be.
+    """
+    from autoswift.domain.budget import Budget
+    from autoswift.domain.task import Task
+
+    if not sentence.strip():
+        raise InputError(say("no_sentence"), "", say("no_sentence_fix"))
+    trials, hours, device_seconds = budget
+    for name, value in (("--budget-hours", hours), ("--budget-device-seconds", device_seconds)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(say("bad_budget", option=name, value=value), "", say("bad_budget_fix", option=name))
+    return Task(
+        sentence=sentence.strip(),
+        data=str(existing(Path(data))) if data else None,
+        columns=pairs(column or [], "--column"),
+        model=model,
+        budget=Budget(trials=trials, hours=hours, device_seconds=device_seconds),
+        language=current.language,
+        **more,
+    )
+
+
+def _need_consent(yes: bool) -> None:
+    """A question needs somebody to answer it.
+
+    Raises:
+        InputError: when nobody can.
+    """
+    if not yes and (current.as_json or not sys.stdin.isatty()):
+        raise InputError(say("need_yes"), say("need_yes_why"), say("need_yes_fix"))
+
+
+Watch = tuple[Callable[["Plan"], bool], Callable[[dict[str, Any]], None]]
+
+
+@contextmanager
+def _watched(task: Task, *, yes: bool, verbose: bool) -> Iterator[Watch]:
+    """A live display around a run; after Ctrl-C (or SIGTERM) the run's id is known for the message."""
+    from autoswift.cli.live import Display
+    from autoswift.cli.output import console
+    from autoswift.cli.show import plan_view
+
+    out = console()
+    display = Display(out, task)
+    begin = time.time()
+
+    def confirm(plan: Plan) -> bool:
+        display.use_plan(plan)
+        with display.paused():
+            out.print(plan_view(plan, task, verbose=verbose))
+            return yes or typer.confirm(say("go_on"), default=True, err=current.as_json)
+
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with display:
+            yield confirm, display
+    except BaseException:
+        current.run = current.run or _run_of_this_process(begin)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _run_of_this_process(begin: float) -> str:
+    """The id of the run that this process began, or an empty text."""
+    from autoswift.run.record import all_runs
+
+    for record in all_runs():
+        if float(record.state().get("created", 0)) < begin - 1:
+            break
+        if any(row.get("pid") == os.getpid() for row in record.journal.events() if row.get("kind") == "session"):
+            return record.id
+    return ""
+
+
+def _finish(record: RunRecord) -> None:
+    """Prints the result; a run that ended with less than asked exits with 3."""
+    from autoswift.cli.output import console, print_json
+    from autoswift.cli.show import as_value, result_view
+
+    if current.as_json:
+        print_json(as_value(record))
+    else:
+        console().print(result_view(record))
+    if record.state().get("state") == "partial":
+        raise typer.Exit(3)

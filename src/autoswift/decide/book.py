@@ -1,0 +1,106 @@
+"""Where decisions are written as the rules make them, the user's own settings first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoswift.domain.decision import Alternative, Decision, Source
+from autoswift.errors import InputError
+from autoswift.tables import text
+
+
+class Book:
+    """The decisions so far.
+
+    Args:
+        options: settings that the user fixed, by decision name.
+        language: of the texts.
+    """
+
+    def __init__(self, options: Mapping[str, Any], language: str) -> None:
+        self.options, self.language = dict(options), language
+        self.decisions: list[Decision] = []
+
+    def say(self, key: str, **values: object) -> str:
+        """A text of the catalogue, `decide.` put before the key."""
+        return text(f"decide.{key}", self.language, **values)
+
+    def add(
+        self,
+        name: str,
+        value: Any,
+        because: str,
+        *,
+        evidence: Sequence[str] = (),
+        alternatives: Sequence[tuple[Any, str]] = (),
+        reverse_when: str = "",
+        source: Source = "rule",
+    ) -> Any:
+        """Writes a decision and returns the value in force: the user's where they fixed it.
+
+        Raises:
+            InputError: when the user's value is not of the decision's kind.
+        """
+        others = tuple(Alternative(value=v, why_not=w) for v, w in alternatives)
+        if name in self.options:
+            wanted = _coerced(name, self.options[name], value)
+            if wanted != value:
+                others = (Alternative(value=value, why_not=self.say("user_overrules", because=because)), *others)
+            value, source, because = wanted, "user", self.say("user_fixed")
+            reverse_when = self.say("user_reverse")
+        self.decisions.append(
+            Decision(
+                name=name,
+                value=value,
+                because=because,
+                evidence=tuple(evidence),
+                alternatives=others,
+                reverse_when=reverse_when,
+                source=source,
+            )
+        )
+        return value
+
+    def finish(self) -> tuple[Decision, ...]:
+        """All decisions, in order.
+
+        Raises:
+            InputError: when the user fixed a setting that no rule decides.
+        """
+        names = {d.name for d in self.decisions}
+        unknown = sorted(set(self.options) - names)
+        if unknown:
+            raise InputError(
+                f"--set {unknown[0]}: there is no such setting.",
+                "A plan decides: " + ", ".join(sorted(names)) + ".",
+                "Correct the name, or leave it out.",
+            )
+        return tuple(self.decisions)
+
+
+def _coerced(name: str, raw: Any, like: Any) -> Any:
+    """The user's value as the kind of the rule's own."""
+    wrong = InputError(
+        f"--set {name}={raw}: the value does not fit.",
+        f"{name} is a {type(like).__name__}, for instance {like!r}.",
+        f"Give a {type(like).__name__}.",
+    )
+    try:
+        if isinstance(like, bool):
+            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+            return words[str(raw).lower()]
+        if isinstance(like, int):
+            if float(raw) != int(float(raw)) or float(raw) < 0:
+                raise wrong
+            return int(float(raw))
+        if isinstance(like, float):
+            value = float(raw)
+            if not 0 <= value < float("inf"):
+                raise wrong
+            return value
+    except (ValueError, KeyError, OverflowError) as exc:
+        raise wrong from exc
+    if isinstance(like, str):
+        return str(raw)
+    raise wrong

@@ -1,0 +1,1 @@
+"""Scripts that run in the training environment, by file path; autoswift itself never imports them."""

@@ -1,0 +1,270 @@
+"""Greedy answers and log-likelihoods with swift's own template: shared by the plug-in and the worker.
+
+It is loaded by file path next to `swift_plugin.py` and `worker.py`, in an environment without autoswift.
+Prompts are encoded by the swift template that training uses, so the token ids are those of training.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One greedy answer; `tokens` counts the end token when there is one."""
+
+    text: str
+    tokens: int
+    stopped: bool
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer as it goes over the channel."""
+        return {"text": self.text, "tokens": self.tokens, "stopped": self.stopped, "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sum of the negative log-likelihood of one answer, and the number of its tokens."""
+
+    nll_sum: float
+    tokens: int
+
+
+class _Deadline(StoppingCriteria):  # type: ignore[misc]
+    """Ends a generation at a moment of the wall clock."""
+
+    def __init__(self, moment: float) -> None:
+        self.moment = moment
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        return torch.full((input_ids.shape[0],), time.time() > self.moment, device=input_ids.device)
+
+
+def prompt_of(row: Row) -> Row:
+    """The row without its last message when that is the assistant's: what the model is asked."""
+    messages = deepcopy(row["messages"])
+    if messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages or messages[-1]["role"] not in ("user", "tool"):
+        raise ValueError("a row must end with a user message, before its reference answer")
+    rest = {key: value for key, value in row.items() if key in ("tools", "images", "videos", "audios")}
+    return {"messages": messages, **deepcopy(rest)}
+
+
+def stop_ids(template: Any) -> list[int]:
+    """The token ids that end an answer: the end-of-text token and the template's one-token stop words."""
+    found = {template.tokenizer.eos_token_id, template.template_meta.stop_token_id}
+    for word in template.template_meta.stop_words:
+        ids = word if isinstance(word, list) else template.tokenizer.encode(word, add_special_tokens=False)
+        if len(ids) == 1:
+            found.add(ids[0])
+    return sorted(token for token in found if isinstance(token, int))
+
+
+@contextmanager
+def inference(model: Any, template: Any) -> Iterator[None]:
+    """Evaluation mode, the template's inference mode, no length limit and no packing; restored after."""
+    training, limit = model.training, template.max_length
+    packing, padding_free = template.packing, template.padding_free
+    model.eval()
+    template.max_length, template.packing, template.padding_free = None, False, False
+    try:
+        with template.generate_context(), torch.inference_mode():
+            yield
+    finally:
+        template.max_length, template.packing, template.padding_free = limit, packing, padding_free
+        model.train(training)
+
+
+def encode_prompts(template: Any, rows: list[Row]) -> list[Row]:
+    """What swift's template makes of each prompt for inference (call it inside `inference`)."""
+    return [template.encode(prompt_of(row)) for row in rows]
+
+
+def encode_answer(template: Any, row: Row) -> tuple[list[int], list[bool]]:
+    """Token ids of the whole row as in training, and which of them belong to its last answer."""
+    prompt = template.encode(prompt_of(row))["input_ids"]
+    mode = template.mode
+    template.set_mode("train")
+    try:
+        encoded = template.encode({"messages": deepcopy(row["messages"])})
+    finally:
+        template.set_mode(mode)
+    ids, labels = encoded["input_ids"], encoded["labels"]
+    start = len(prompt)
+    if ids[:start] != prompt:  # a template that rewrites the history: take the last run of labels
+        start = len(labels)
+        while start and labels[start - 1] == -100:
+            start -= 1
+        while start and labels[start - 1] != -100:
+            start -= 1
+    return ids, [place >= start and label != -100 for place, label in enumerate(labels)]
+
+
+def _batches(lengths: list[int], size: int) -> Iterator[list[int]]:
+    """Row numbers in batches, the long ones first: little padding, and memory fails at once or never."""
+    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    for start in range(0, len(order), max(size, 1)):
+        yield order[start : start + max(size, 1)]
+
+
+def _halving(numbers: list[int], work: Callable[[list[int]], None]) -> None:
+    """Do the work for a batch; when the device is out of memory, for its halves."""
+    try:
+        work(numbers)
+        return
+    except torch.OutOfMemoryError:
+        if len(numbers) == 1:
+            raise
+    # outside the handler: the exception would keep the tensors of the failed batch alive
+    torch.cuda.empty_cache()
+    middle = len(numbers) // 2
+    _halving(numbers[:middle], work)
+    _halving(numbers[middle:], work)
+
+
+def _collate(model: Any, template: Any, encoded: list[Row]) -> Row:
+    batch = template.data_collator([dict(row) for row in encoded])
+    batch.pop("labels", None)
+    return {key: value.to(model.device) if hasattr(value, "to") else value for key, value in batch.items()}
+
+
+def _generation_config(template: Any, max_new_tokens: int) -> Any:
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        max_new_tokens=max_new_tokens,
+        use_cache=True,
+        eos_token_id=stop_ids(template),
+        pad_token_id=template.tokenizer.pad_token_id,
+    )
+
+
+def _criteria(template: Any, config: Any, moment: float | None) -> Any:
+    """Stop words of several tokens need swift's criterion (it decodes at every step, so only then)."""
+    criteria = StoppingCriteriaList()
+    words = template.template_meta.stop_words
+    tokenizer = template.tokenizer
+    if any(len(w if isinstance(w, list) else tokenizer.encode(w, add_special_tokens=False)) > 1 for w in words):
+        criteria.extend(template.prepare_generate_kwargs({"generation_config": config})["stopping_criteria"])
+    if moment is not None:
+        criteria.append(_Deadline(moment))
+    return criteria
+
+
+def generate(
+    model: Any,
+    template: Any,
+    rows: list[Row],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    until: float | None = None,
+) -> list[Answer | None]:
+    """Greedy answers in row order; None for the rows that were not reached before `until`."""
+    answers: list[Answer | None] = [None] * len(rows)
+    with inference(model, template):
+        encoded = encode_prompts(template, rows)
+        config = _generation_config(template, max_new_tokens)
+
+        def work(numbers: list[int]) -> None:
+            begun = time.perf_counter()
+            batch = _collate(model, template, [encoded[number] for number in numbers])
+            output = template.generate(
+                model, **batch, generation_config=config, stopping_criteria=_criteria(template, config, until)
+            )
+            answered = template.get_generate_ids(output, batch["input_ids"].shape[1]).tolist()
+            if until is not None and time.time() > until:
+                return
+            seconds = (time.perf_counter() - begun) / len(numbers)
+            for number, ids in zip(numbers, answered, strict=True):
+                answers[number] = _answer(template, ids, max_new_tokens, seconds)
+
+        for numbers in _batches([len(row["input_ids"]) for row in encoded], batch_size):
+            if until is not None and time.time() > until:
+                break
+            _halving(numbers, work)
+    return answers
+
+
+def _answer(template: Any, ids: list[int], max_new_tokens: int, seconds: float) -> Answer:
+    ends = set(stop_ids(template))
+    for place, token in enumerate(ids):
+        if token in ends:
+            ids = ids[: place + 1]
+            text = template.decode_generate_ids(ids, is_finished=True)
+            return Answer(text, len(ids), True, seconds)
+    # no end token: either cut at the limit or ended by a stop word of several tokens
+    ids = [token for token in ids if token != template.tokenizer.pad_token_id]
+    text = template.decode_generate_ids(ids, is_finished=True)
+    return Answer(text, len(ids), len(ids) < max_new_tokens, seconds)
+
+
+def forward_logits(model: Any, ids: list[list[int]], pad: int, keep: int) -> Any:
+    """Logits of the last `keep` places of left-padded sequences, in the model's own number format."""
+    width = max(len(row) for row in ids)
+    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = inspect.signature(base.forward).parameters
+    inputs: Row = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    if "position_ids" in known:  # a plain forward does not derive them from the padding, generate() does
+        inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+    if "logits_to_keep" in known:  # the logits of a whole prompt are the memory of small models
+        inputs["logits_to_keep"] = keep
+    return model(**inputs).logits[:, -keep:]
+
+
+def score(model: Any, template: Any, rows: list[Row], *, batch_size: int) -> list[Score]:
+    """Negative log-likelihood of each row's last answer, counted on the tokens that training counts."""
+    scores: list[Score] = [Score(0.0, 0)] * len(rows)
+    with inference(model, template):
+        encoded = [encode_answer(template, row) for row in rows]
+
+        def work(numbers: list[int]) -> None:
+            chosen = [encoded[number] for number in numbers]
+            keep = 1 + max(len(ids) - answer.index(True) if True in answer else 1 for ids, answer in chosen)
+            keep = min(keep, max(len(ids) for ids, _ in chosen))
+            logits = forward_logits(model, [ids for ids, _ in chosen], template.tokenizer.pad_token_id, keep)
+            for number, (ids, answer), row_logits in zip(numbers, chosen, logits, strict=True):
+                scores[number] = _score(ids, answer, row_logits)
+
+        for numbers in _batches([len(ids) for ids, _ in encoded], batch_size):
+            _halving(numbers, work)
+    return scores
+
+
+def _score(ids: list[int], answer: list[bool], logits: Any) -> Score:
+    places = [place for place, counted in enumerate(answer) if counted and place > 0]
+    if not places:
+        return Score(0.0, 0)
+    # place p is predicted by the logits of place p - 1; the logits end with the sequence
+    index = torch.tensor([place - 1 - len(ids) for place in places], device=logits.device) + logits.shape[0]
+    targets = torch.tensor([ids[place] for place in places], device=logits.device)
+    losses = torch.nn.functional.cross_entropy(logits[index].float(), targets, reduction="none")
+    return Score(float(losses.double().sum()), len(places))
+
+
+def next_token(model: Any, template: Any, rows: list[Row], top: int) -> list[Row]:
+    """The most likely first tokens of each answer with their log-probabilities, one row at a time."""
+    found = []
+    with inference(model, template):
+        for encoded in encode_prompts(template, rows):
+            logits = forward_logits(model, [encoded["input_ids"]], template.tokenizer.pad_token_id, 1)
+            values, ids = torch.log_softmax(logits[0, -1].float(), -1).topk(top)
+            tokens = [template.tokenizer.decode([token]) for token in ids.tolist()]
+            found.append({"ids": ids.tolist(), "tokens": tokens, "logprobs": values.tolist()})
+    return found

@@ -1,0 +1,1 @@
+"""Scores: the task's metric, the test set, base against tuned."""

@@ -1,0 +1,1 @@
+"""What earlier runs taught: one row a run, counts only."""

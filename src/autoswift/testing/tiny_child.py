@@ -1,0 +1,196 @@
+"""Build and briefly train a tiny llama-architecture chat model: the real chain in seconds.
+
+`python -P tiny_child.py OUT_DIR [--text FILE.jsonl] [--seed 0] [--steps N] [--seconds S]` prints one JSON line.
+About 3.3 M parameters, nearly all of them the embeddings of SmolLM2's vocabulary: convert-hf-to-gguf knows a
+byte-level BPE by a hash of token ids, so a smaller vocabulary would not convert.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHILDREN = Path(__file__).resolve().parents[1] / "catalog" / "children"
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rope_theta": 10000.0,
+    "initializer_range": 0.02,
+}
+SAMPLED_OTHERS = 512  # tokens outside the corpus that a step contrasts with
+MAX_TOKENS = 192
+
+FACTS = {
+    "opens": ("the shop", "the library", "the clinic", "the office", "the museum"),
+    "hours": ("at eight", "at nine", "at ten", "at noon", "at one"),
+    "things": ("apples", "books", "lamps", "shoes", "cups", "keys", "maps", "pens"),
+    "prices": ("two", "three", "five", "seven", "nine", "ten", "twelve", "twenty"),
+    "colours": ("red", "blue", "green", "white", "black", "yellow"),
+}
+
+
+def _unpacker() -> Any:
+    """The tokenizer of SmolLM2 comes from the sibling script, by path: autoswift is not importable here."""
+    path = CHILDREN / "unpack_smollm2.py"
+    spec = importlib.util.spec_from_file_location("autoswift_child_unpack_smollm2", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is missing")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def synthetic_rows(seed: int) -> list[dict[str, Any]]:
+    """Question-answer pairs over a small invented world, in plain English."""
+    source = random.Random(seed)
+    pairs = []
+    for place, hour in zip(FACTS["opens"], source.sample(FACTS["hours"], 5), strict=True):
+        pairs.append((f"When does {place} open?", f"{place.capitalize()} opens {hour} in the morning."))
+        pairs.append((f"Is {place} open on Sunday?", f"No, {place} is closed on Sunday."))
+    for thing, price in zip(FACTS["things"], source.sample(FACTS["prices"], 8), strict=True):
+        colour = source.choice(FACTS["colours"])
+        pairs.append((f"How much are the {thing}?", f"The {thing} cost {price} coins."))
+        pairs.append((f"What colour are the {thing}?", f"The {thing} are {colour}."))
+        pairs.append((f"Do you have {thing}?", f"Yes, we have {colour} {thing} for {price} coins."))
+    pairs += [
+        ("Hello!", "Hello! How can I help you today?"),
+        ("Thank you.", "You are welcome. Have a nice day!"),
+        ("Who are you?", "I am a small model made for tests."),
+        ("Goodbye.", "Goodbye, and see you soon!"),
+    ]
+    turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in pairs]
+    return [{"messages": turn} for turn in turns]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The dialogues of a JSON-lines file."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+def encode(tokenizer: Any, rows: list[dict[str, Any]]) -> list[list[int]]:
+    """Whole dialogues as the chat template writes them, with and without its built-in system message."""
+    found = []
+    for row in rows:
+        text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        found.append(tokenizer.encode(text, add_special_tokens=False)[:MAX_TOKENS])
+        start = text.find("<|im_start|>user")
+        if row["messages"][0]["role"] != "system" and start > 0:  # swift's chatml leaves it out
+            found.append(tokenizer.encode(text[start:], add_special_tokens=False)[:MAX_TOKENS])
+    return found
+
+
+class SampledLoss:
+    """Cross-entropy over the corpus' own tokens and a sample of the others.
+
+    The full softmax over 49,152 words is most of the work of so small a model. The others are drawn anew each
+    step and weighted up to their number, so the model's probabilities stay those of the whole vocabulary.
+    """
+
+    def __init__(self, corpus: list[list[int]], vocabulary: int, generator: torch.Generator) -> None:
+        used = sorted({token for row in corpus for token in row})
+        self.used = torch.tensor(used)
+        self.place = torch.full((vocabulary,), -100)
+        self.place[self.used] = torch.arange(len(used))
+        mask = torch.ones(vocabulary, dtype=torch.bool)
+        mask[self.used] = False
+        self.others = mask.nonzero().flatten()
+        self.generator = generator
+
+    def __call__(self, model: Any, batch: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hidden = model.model(input_ids=batch, attention_mask=mask).last_hidden_state[:, :-1]
+        targets = self.place[batch[:, 1:]].masked_fill(mask[:, 1:] == 0, -100)
+        hidden, targets = hidden[targets != -100], targets[targets != -100]
+        count = min(SAMPLED_OTHERS, len(self.others))
+        chosen = self.others[torch.randint(len(self.others), (count,), generator=self.generator)]
+        words = model.lm_head.weight[torch.cat([self.used, chosen])]
+        logits = hidden @ words.T
+        logits[:, len(self.used) :] += math.log(len(self.others) / count)
+        return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def train(model: Any, corpus: list[list[int]], args: argparse.Namespace) -> tuple[int, float]:
+    """A few hundred steps of AdamW, or as many as fit into the time."""
+    generator = torch.Generator().manual_seed(args.seed)
+    loss_of = SampledLoss(corpus, model.config.vocab_size, generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0, betas=(0.9, 0.98))
+    begun, loss, steps = time.perf_counter(), math.nan, 0
+    for step in range(args.steps):
+        # a share of the steps, or of the time when that ends first
+        share = max(step / args.steps, (time.perf_counter() - begun) / args.seconds if args.seconds else 0.0)
+        if share >= 1.0:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * min(1.0, (step + 1) / 20) * (1.0 - 0.95 * share)
+        rows = [corpus[i] for i in torch.randint(len(corpus), (16,), generator=generator).tolist()]
+        width = max(len(row) for row in rows)
+        batch = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        value = loss_of(model, batch, mask)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        loss, steps = float(value.detach()), step + 1
+    return steps, loss
+
+
+def build(args: argparse.Namespace) -> dict[str, Any]:
+    """Make the folder and say what it holds."""
+    import gguf
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    begun = time.perf_counter()
+    torch.set_num_threads(1)  # on so small a model a second thread only waits; and one is reproducible
+    torch.manual_seed(args.seed)
+    unpacker = _unpacker()
+    reader = gguf.GGUFReader(unpacker.find_gguf())
+    with unpacker.finished_folder(args.out.resolve()) as folder:
+        config = unpacker.llama_config(reader, **TINY)
+        unpacker.write_json(folder / "config.json", config)
+        unpacker.write_generation_config(folder, config)
+        unpacker.write_tokenizer(reader, folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        rows = read_rows(args.text) if args.text else synthetic_rows(args.seed)
+        model = LlamaForCausalLM(LlamaConfig(**config))
+        steps, loss = train(model, encode(tokenizer, rows), args)
+        tensors = {name: value.detach().contiguous() for name, value in model.named_parameters()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)
+    return {
+        "path": str(args.out.resolve()),
+        "parameters": sum(value.numel() for value in tensors.values()),
+        "seconds": round(time.perf_counter() - begun, 3),
+        "steps": steps,
+        "loss": round(loss, 4) if math.isfinite(loss) else None,
+    }
+
+
+def main() -> int:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--text", type=Path, help='JSON lines {"messages": […]}')
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=0.0, help="end the training after this long")
+    print(json.dumps(build(parser.parse_args()), ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
