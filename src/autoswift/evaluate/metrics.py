@@ -9,15 +9,6 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-METRIC_BY_GOAL = {
-    "chat": "chrf",
-    "extraction": "field_f1",
-    "classification": "macro_f1",
-    "reasoning": "exact_match",
-}
-"""CONTRACTS, Data and choice: the one metric that search maximises."""
-
-
 def normalise(answer: str) -> str:
     """NFKC, lower case, single spaces: what should not count as a difference."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", answer)).strip().lower()

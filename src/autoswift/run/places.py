@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from autoswift.errors import EnvironmentMissing
+from autoswift.run import locks
 
 
 def home() -> Path:
@@ -49,7 +50,7 @@ def train_python_or_none() -> Path | None:
     if importlib.util.find_spec("swift") and importlib.util.find_spec("torch"):
         return Path(sys.executable)
     made = train_environment() / "bin" / "python"
-    return made if os.access(made, os.X_OK) else None
+    return made if locks.is_complete(train_environment()) and os.access(made, os.X_OK) else None
 
 
 def train_python() -> Path:

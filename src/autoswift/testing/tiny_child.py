@@ -30,8 +30,10 @@ TINY = {
     "rope_theta": 10000.0,
     "initializer_range": 0.02,
 }
-SAMPLED_OTHERS = 512  # tokens outside the corpus that a step contrasts with
+NOISE = 0.02  # of the embeddings of tokens that the corpus does not use
+PEAK_RATE = 4e-3
 MAX_TOKENS = 192
+EMBEDDINGS = "model.embed_tokens.weight"
 
 FACTS = {
     "opens": ("the shop", "the library", "the clinic", "the office", "the museum"),
@@ -93,40 +95,43 @@ def encode(tokenizer: Any, rows: list[dict[str, Any]]) -> list[list[int]]:
     return found
 
 
-class SampledLoss:
-    """Cross-entropy over the corpus' own tokens and a sample of the others.
+class CompactVocabulary:
+    """The corpus' own tokens, numbered from 0, and one last number that stands for all the others.
 
-    The full softmax over 49,152 words is most of the work of so small a model. The others are drawn anew each
-    step and weighted up to their number, so the model's probabilities stay those of the whole vocabulary.
+    The softmax and the optimizer over 49,152 words would be nearly all the work of so small a model. The
+    embeddings of the other tokens are a shared learned vector plus fixed noise, so the sum of their
+    exponentials is known in closed form and the model's probabilities are those of the whole vocabulary.
     """
 
-    def __init__(self, corpus: list[list[int]], vocabulary: int, generator: torch.Generator) -> None:
-        used = sorted({token for row in corpus for token in row})
-        self.used = torch.tensor(used)
-        self.place = torch.full((vocabulary,), -100)
-        self.place[self.used] = torch.arange(len(used))
-        mask = torch.ones(vocabulary, dtype=torch.bool)
-        mask[self.used] = False
-        self.others = mask.nonzero().flatten()
-        self.generator = generator
+    def __init__(self, corpus: list[list[int]], vocabulary: int) -> None:
+        self.used = sorted({token for row in corpus for token in row})
+        self.size = len(self.used) + 1
+        self.others = sorted(set(range(vocabulary)) - set(self.used))
+        self.place = {token: number for number, token in enumerate(self.used)}
 
-    def __call__(self, model: Any, batch: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def loss(self, model: Any, batch: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the next token, as the whole vocabulary would give it."""
         hidden = model.model(input_ids=batch, attention_mask=mask).last_hidden_state[:, :-1]
-        targets = self.place[batch[:, 1:]].masked_fill(mask[:, 1:] == 0, -100)
-        hidden, targets = hidden[targets != -100], targets[targets != -100]
-        count = min(SAMPLED_OTHERS, len(self.others))
-        chosen = self.others[torch.randint(len(self.others), (count,), generator=self.generator)]
-        words = model.lm_head.weight[torch.cat([self.used, chosen])]
-        logits = hidden @ words.T
-        logits[:, len(self.used) :] += math.log(len(self.others) / count)
-        return torch.nn.functional.cross_entropy(logits, targets)
+        counted = mask[:, 1:] == 1
+        hidden, targets = hidden[counted], batch[:, 1:][counted]
+        logits = model.lm_head(hidden)
+        # the mean of exp(h . noise) over normal noise is exp(|h|^2 sigma^2 / 2)
+        spread = hidden.square().sum(-1) * (NOISE**2 / 2)
+        other = logits[:, -1] + math.log(max(len(self.others), 1)) + spread
+        return torch.nn.functional.cross_entropy(torch.cat([logits[:, :-1], other[:, None]], -1), targets)
+
+    def expand(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """The embeddings of the whole vocabulary."""
+        whole = embeddings[-1] + NOISE * torch.randn(len(self.used) + len(self.others), embeddings.shape[1])
+        whole[self.used] = embeddings[:-1]
+        return whole
 
 
-def train(model: Any, corpus: list[list[int]], args: argparse.Namespace) -> tuple[int, float]:
+def train(model: Any, vocabulary: CompactVocabulary, corpus: list[list[int]], args: argparse.Namespace) -> Any:
     """A few hundred steps of AdamW, or as many as fit into the time."""
+    compact = [[vocabulary.place[token] for token in row] for row in corpus]
     generator = torch.Generator().manual_seed(args.seed)
-    loss_of = SampledLoss(corpus, model.config.vocab_size, generator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.0, betas=(0.9, 0.98))
     begun, loss, steps = time.perf_counter(), math.nan, 0
     for step in range(args.steps):
         # a share of the steps, or of the time when that ends first
@@ -134,12 +139,12 @@ def train(model: Any, corpus: list[list[int]], args: argparse.Namespace) -> tupl
         if share >= 1.0:
             break
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1.0, (step + 1) / 20) * (1.0 - 0.95 * share)
-        rows = [corpus[i] for i in torch.randint(len(corpus), (16,), generator=generator).tolist()]
+            group["lr"] = PEAK_RATE * min(1.0, (step + 1) / 20) * (1.0 - 0.95 * share)
+        rows = [compact[i] for i in torch.randint(len(compact), (16,), generator=generator).tolist()]
         width = max(len(row) for row in rows)
         batch = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        value = loss_of(model, batch, mask)
+        value = vocabulary.loss(model, batch, mask)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -166,9 +171,13 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         unpacker.write_tokenizer(reader, folder)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         rows = read_rows(args.text) if args.text else synthetic_rows(args.seed)
-        model = LlamaForCausalLM(LlamaConfig(**config))
-        steps, loss = train(model, encode(tokenizer, rows), args)
+        corpus = encode(tokenizer, rows)
+        vocabulary = CompactVocabulary(corpus, config["vocab_size"])
+        names = {"vocab_size": vocabulary.size, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+        model = LlamaForCausalLM(LlamaConfig(**(config | names)))
+        steps, loss = train(model, vocabulary, corpus, args)
         tensors = {name: value.detach().contiguous() for name, value in model.named_parameters()}
+        tensors[EMBEDDINGS] = vocabulary.expand(tensors[EMBEDDINGS])
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "model.safetensors").chmod(0o644)
     return {

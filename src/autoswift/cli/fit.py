@@ -1,0 +1,1 @@
+"""`fit`: does a training fit a device, and how fast would it be?"""

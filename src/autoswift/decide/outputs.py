@@ -1,0 +1,107 @@
+"""How the result is measured, served and load-tested."""
+
+from __future__ import annotations
+
+import math
+
+from autoswift.decide.book import Book
+from autoswift.decide.inputs import Inputs
+from autoswift.decide.schedule import Lengths
+from autoswift.domain.plan import EvaluationSettings, ServingSettings
+from autoswift.errors import InputError
+from autoswift.tables import table
+
+METRIC_BY_GOAL = {"chat": "chrf", "extraction": "field_f1", "classification": "macro_f1", "reasoning": "exact_match"}
+"""CONTRACTS, Data and choice."""
+
+ENGINES = ("llamacpp", "transformers", "none")
+
+
+def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> EvaluationSettings:
+    """Metric, rows and answer length. A short wall-clock makes the samples smaller, never below a bound."""
+    rules = table("rules")["evaluation"]
+    sizes = dict(rules["gpu" if inputs.task.full or not inputs.on_cpu else "cpu"])
+    # Under a quarter of an hour, generation may take no more than a fifth of it: fewer rows, wider intervals.
+    hours = inputs.task.budget.hours
+    shrink = min(1.0, hours / 0.25)
+    least = int(rules["smallest_rows"])
+    splits = inputs.data.splits
+    metric = METRIC_BY_GOAL[inputs.profile.goal]
+    book.add("metric", metric, book.say(f"metric.{metric}", goal=inputs.profile.goal), reverse_when=book.say("metric.reverse"))
+    rows = {}
+    for name, split in (("validation_rows", "validation"), ("test_rows", "test")):
+        wanted = max(least, int(int(sizes[name]) * shrink))
+        rows[name] = int(
+            book.add(
+                name,
+                min(wanted, splits.get(split, 0)),
+                book.say(f"{name}", have=splits.get(split, 0)),
+                reverse_when=book.say("rows.reverse"),
+            )
+        )
+        rows[name] = min(rows[name], splits.get(split, 0))
+    need = max(8, math.ceil(length.answer.p95 / 8) * 8)
+    answer = int(
+        book.add(
+            "max_new_tokens",
+            min(int(sizes["max_new_tokens"]), need),
+            book.say("max_new_tokens", p95=f"{length.answer.p95:.0f}", cap=sizes["max_new_tokens"]),
+            reverse_when=book.say("max_new_tokens.reverse"),
+            source="measurement" if length.measured else "formula",
+        )
+    )
+    return EvaluationSettings(
+        metric=metric,
+        validation_rows=rows["validation_rows"],
+        test_rows=rows["test_rows"],
+        max_new_tokens=max(1, answer),
+        generation_batch_size=int(rules["generation_batch_size"]["cpu" if inputs.on_cpu else "gpu"]),
+    )
+
+
+def serving_settings(inputs: Inputs, max_length: int, max_new_tokens: int, book: Book) -> ServingSettings:
+    """Engine, format and the load that it is tested with."""
+    rules = table("rules")
+    load = rules["load_test"]["cpu" if inputs.on_cpu else "gpu"]
+    engine = "none" if inputs.task.target == "none" else "llamacpp"
+    engine = str(
+        book.add(
+            "serve_engine",
+            engine,
+            book.say(f"serve.{engine}"),
+            alternatives=[("transformers", book.say("serve.not_transformers")), ("vllm", book.say("serve.not_vllm"))],
+            reverse_when=book.say("serve.reverse"),
+        )
+    )
+    if engine not in ENGINES:
+        raise InputError(
+            f"--set serve_engine={engine}: not known here.",
+            "This version serves with " + ", ".join(ENGINES) + ".",
+            "Choose one of these.",
+        )
+    form = {"llamacpp": "q8_0", "transformers": "merged", "none": "merged"}[engine]
+    form = str(
+        book.add(
+            "export_format",
+            form,
+            book.say(f"format.{form}"),
+            alternatives=[("f16", book.say("format.not_f16"))] if form == "q8_0" else (),
+            reverse_when=book.say("format.reverse"),
+        )
+    )
+    allowed = ("q8_0", "f16") if engine == "llamacpp" else ("merged",)
+    if form not in allowed:
+        raise InputError(
+            f"--set export_format={form}: {engine} does not serve it here.",
+            f"{engine} takes {' or '.join(allowed)}.",
+            "Choose one of these.",
+        )
+    need = max_length + max_new_tokens + int(rules["serving"]["context_margin"])
+    return ServingSettings(
+        engine=engine,
+        format=form,
+        context=math.ceil(need / 256) * 256,  # llama.cpp pads its key-value cache to multiples of 256
+        parallel=int(rules["serving"]["parallel"]),
+        load_parallel=tuple(load["parallel"]),
+        load_requests=tuple(load["requests"]),
+    )

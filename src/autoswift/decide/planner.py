@@ -1,0 +1,103 @@
+"""The plan: a pure function of its inputs. Same inputs, byte-identical plan."""
+
+from __future__ import annotations
+
+from autoswift.decide.book import Book
+from autoswift.decide.inputs import Inputs
+from autoswift.decide.model import choose_model
+from autoswift.decide.outputs import METRIC_BY_GOAL, evaluation_settings, serving_settings
+from autoswift.decide.schedule import batch_for, lengths, schedule
+from autoswift.decide.training import max_length, method_and_memory, training_settings
+from autoswift.domain.plan import Estimate, ModelChoice, Plan, SearchSettings
+from autoswift.errors import InputError
+from autoswift.hardware.shape import shape_of
+from autoswift.hardware.speed import training_tokens_per_second
+
+
+def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: ModelChoice | None = None) -> Plan:
+    """Decides everything that is decided before training.
+
+    Args:
+        inputs: what is known.
+        revision: number of the plan; cause: why it is made anew.
+        model: the model of the revision before; a later one never changes it silently.
+
+    Raises:
+        InputError: when the request cannot be carried out, with what is missing.
+    """
+    _check_supported(inputs)
+    book = Book(inputs.task.options, inputs.task.language)
+    book.add(
+        "goal",
+        inputs.profile.goal,
+        book.say("goal", evidence=inputs.profile.evidence.get("goal", "") or book.say("goal.default")),
+        evidence=list(inputs.profile.assumptions),
+        reverse_when=book.say("goal.reverse"),
+    )
+    chosen = choose_model(inputs, book)
+    model = model or chosen
+    length = lengths(inputs, model)
+    evaluation = evaluation_settings(inputs, length, book)
+    longest = max_length(model, length, book)
+    # The rate and the batch depend on each other by the micro-batch only; on one device the rate hardly moves
+    # with it, so the batch is bounded from above here and settled by the schedule.
+    method, precision, micro, checkpointing, memory = method_and_memory(
+        inputs, model, longest, batch_for(float("inf"), length.row.mean), book
+    )
+    rate = inputs.measured.tokens_per_second or training_tokens_per_second(
+        shape_of(model), method, inputs.hardware.device, length=int(length.row.mean), checkpointing=checkpointing
+    )
+    times = schedule(inputs, model, evaluation, rate, length, book)
+    fixed = (method, precision, micro, checkpointing, longest)
+    training, space = training_settings(inputs, model, fixed, times, length, book)
+    serving = serving_settings(inputs, longest, evaluation.max_new_tokens, book)
+    stages = times.stage_seconds
+    return Plan(
+        revision=revision,
+        cause=cause,
+        seed=inputs.task.seed,
+        model=model,
+        training=training,
+        search=SearchSettings(
+            trials=times.trials,
+            space=space,
+            trial_tokens=times.trial_tokens,
+            final_tokens=times.final_tokens,
+            tokens_per_row=round(length.row.mean, 2),
+            promote=times.promote,
+            epochs=times.epochs,
+            reserve_seconds=round(times.reserve_seconds, 1),
+            metric=evaluation.metric,
+        ),
+        evaluation=evaluation,
+        serving=serving,
+        estimate=Estimate(
+            peak_memory_bytes=memory.peak_bytes,
+            memory_limit_bytes=inputs.hardware.device.free_bytes,
+            tokens_per_second=round(rate, 1),
+            stage_seconds={k: round(v, 1) for k, v in sorted(stages.items())},
+        ),
+        decisions=book.finish(),
+    )
+
+
+def _check_supported(inputs: Inputs) -> None:
+    """Refuses what this version cannot carry out, with what is missing."""
+    if inputs.profile.modality != "text":
+        raise InputError(
+            f"The task needs {inputs.profile.modality} input, which is not supported yet.",
+            "This version trains on text dialogues.",
+            "Give data with text only.",
+        )
+    if inputs.data.task != "sft" or inputs.profile.goal not in METRIC_BY_GOAL:
+        raise InputError(
+            f"Training for {inputs.profile.goal} on {inputs.data.task} data is not supported yet.",
+            "This version fine-tunes on dialogues (a question and its answer, or several turns).",
+            "Give rows with messages, or with a question and an answer column.",
+        )
+    if inputs.data.splits.get("train", 0) < 1 or inputs.data.splits.get("test", 0) < 1:
+        raise InputError(
+            "There are too few rows to train and to test.",
+            f"After cleaning, {inputs.data.conversations} are left.",
+            "Give at least 10 rows; a few hundred make a useful model.",
+        )

@@ -1,0 +1,229 @@
+"""How many trials, how long each, and how long everything takes: the budget made into tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from autoswift.decide.book import Book
+from autoswift.decide.inputs import Inputs
+from autoswift.domain.plan import EvaluationSettings, ModelChoice
+from autoswift.domain.profile import LengthStats
+from autoswift.errors import InputError
+from autoswift.hardware.shape import shape_of
+from autoswift.hardware.speed import generation_tokens_per_second, stage_seconds, start_seconds
+from autoswift.tables import table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Tokens of a training row and of an answer."""
+
+    row: LengthStats
+    answer: LengthStats
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What the budget buys."""
+
+    trials: int
+    trial_tokens: int
+    final_tokens: int
+    epochs: float
+    promote: bool
+    batch: int
+    reserve_seconds: float
+    stage_seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Costs:
+    """Seconds: of a trial beside its training, of everything after the search."""
+
+    trial: float
+    reserve: float
+    stages: dict[str, float]
+
+
+def lengths(inputs: Inputs, model: ModelChoice) -> Lengths:
+    """Token lengths: by the tokenizer once it is here, else from the characters."""
+    if inputs.tokens is not None:
+        return Lengths(row=inputs.tokens.rows, answer=inputs.tokens.answers, measured=True)
+    rules = table("rules")["tokens"]
+    cjk = float(rules["cjk_native"] if "zh" in model.languages else rules["cjk_foreign"])
+    factor = inputs.data.cjk_share * cjk + (1 - inputs.data.cjk_share) * float(rules["latin"])
+    overhead = float(rules["template_overhead"]) * max(inputs.data.turns_mean, 1.0)
+
+    def scaled(stats: LengthStats, extra: float) -> LengthStats:
+        values = [getattr(stats, n) * factor + extra for n in ("mean", "p50", "p95", "max")]
+        return LengthStats(mean=values[0], p50=values[1], p95=values[2], max=values[3], total=stats.total * factor)
+
+    return Lengths(
+        row=scaled(inputs.data.characters, overhead), answer=scaled(inputs.data.answer_characters, 2.0), measured=False
+    )
+
+
+def epochs_for(rows: int) -> float:
+    """Passes over the training rows when nothing else limits them."""
+    for one in table("rules")["epochs"]:
+        if one["rows_below"] is None or rows < one["rows_below"]:
+            return float(one["epochs"])
+    raise ValueError("rules.epochs has no last row")
+
+
+def batch_for(tokens: float, tokens_per_row: float) -> int:
+    """The largest power of two that still leaves `updates_wanted` updates in so many tokens."""
+    rules = table("rules")["batch"]
+    batch = int(rules["largest"])
+    while batch > int(rules["smallest"]) and tokens / tokens_per_row / batch < float(rules["updates_wanted"]):
+        batch //= 2
+    return batch
+
+
+def _costs(inputs: Inputs, model: ModelChoice, evaluation: EvaluationSettings, answer: float) -> _Costs:
+    """Seconds beside training, by the speed model of this machine."""
+    device, shape = inputs.hardware.device, shape_of(model)
+    rate = generation_tokens_per_second(shape, device, parallel=evaluation.generation_batch_size)
+    start = inputs.measured.start_seconds or start_seconds(shape, device)
+
+    def generate(rows: int) -> float:
+        return rows * min(answer, evaluation.max_new_tokens) / rate
+
+    serve = inputs.task.target != "none"
+    load = table("rules")["load_test"]["cpu" if inputs.on_cpu else "gpu"]["requests"]
+    stages = {
+        "fetch": stage_seconds("fetch", shape, device) if inputs.tokens is None else 0.0,
+        "merge": stage_seconds("merge", shape, device),
+        "evaluate": start + 2 * generate(evaluation.test_rows),
+        "export": stage_seconds("convert", shape, device) if serve else 0.0,
+        "deploy": stage_seconds("serve", shape, device) if serve else 0.0,
+        "loadtest": stage_seconds("loadtest", shape, device) + generate(sum(load)) if serve else 0.0,
+        "report": 2.0,
+    }
+    reserve = sum(v for k, v in stages.items() if k != "fetch")
+    return _Costs(trial=start + generate(evaluation.validation_rows), reserve=reserve * 1.15, stages=stages)
+
+
+def schedule(
+    inputs: Inputs, model: ModelChoice, evaluation: EvaluationSettings, rate: float, length: Lengths, book: Book
+) -> Schedule:
+    """Splits the budget into trials and the final training.
+
+    Args:
+        rate: training tokens per second.
+        length: of rows and answers.
+
+    Raises:
+        InputError: when the wall-clock does not even hold one short trial.
+    """
+    rules = table("rules")
+    costs = _costs(inputs, model, evaluation, length.answer.mean)
+    row = max(length.row.mean, 1.0)
+    rows = max(inputs.data.splits.get("train", 1), 1)
+    epochs = _epochs(inputs, rows, book)
+    full = int(rows * row * epochs)
+    smallest = int(rules["batch"]["smallest"]) * int(rules["schedule"]["min_trial_updates"]) * row
+    time = inputs.task.budget.seconds - inputs.seconds_spent - costs.reserve - costs.stages["fetch"]
+    device_time = min(time, inputs.task.budget.device_seconds_limit)
+    if device_time < costs.trial + smallest / rate:
+        raise _too_short(inputs, costs, smallest / rate)
+    trials, tokens = _trials(inputs, costs, rate, smallest, device_time)
+    capped = inputs.on_cpu and not inputs.task.full and "final_tokens" not in inputs.task.options
+    total = min(tokens, int(rules["tokens"]["cpu_cap"])) if capped else tokens
+    if total >= full * trials or trials == 1:
+        trial_tokens = final_tokens = min(full, total // trials)
+        promote = True
+    else:
+        final_tokens = min(full, int(total * float(rules["schedule"]["final_share"])))
+        trial_tokens = min(final_tokens, (total - final_tokens) // trials)
+        promote = trial_tokens >= final_tokens
+    trials = _say_trials(inputs, trials, costs, book)
+    _say_cap(inputs, capped, total, tokens, full, book)
+    trial_tokens = book.add(
+        "trial_tokens",
+        int(trial_tokens),
+        book.say("trial_tokens.promote" if promote else "trial_tokens.part", trials=trials, full=full),
+        evidence=[book.say("rate", rate=f"{rate:.0f}"), book.say("row_tokens", tokens=f"{row:.0f}", rows=rows)],
+        reverse_when=book.say("trial_tokens.reverse"),
+        source="formula",
+    )
+    final_tokens = book.add(
+        "final_tokens",
+        int(max(final_tokens, trial_tokens) if promote else final_tokens),
+        book.say("final_tokens.promote" if promote else "final_tokens.part"),
+        evidence=[book.say("full_tokens", full=full, epochs=f"{epochs:g}")],
+        reverse_when=book.say("trial_tokens.reverse"),
+        source="formula",
+    )
+    stages = dict(costs.stages)
+    stages["search"] = trials * (costs.trial + trial_tokens / rate)
+    stages["train"] = 0.0 if promote else costs.trial + final_tokens / rate
+    return Schedule(
+        trials=trials,
+        trial_tokens=trial_tokens,
+        final_tokens=final_tokens,
+        epochs=epochs,
+        promote=promote,
+        batch=batch_for(trial_tokens, row),
+        reserve_seconds=costs.reserve,
+        stage_seconds=stages,
+    )
+
+
+def _trials(inputs: Inputs, costs: _Costs, rate: float, smallest: float, time: float) -> tuple[int, int]:
+    """As many trials as asked for, fewer when each would be too short; and the tokens that the time holds."""
+    safety = float(table("rules")["schedule"]["token_safety"])
+    trials = int(inputs.task.options.get("trials", inputs.task.budget.trials))
+    while trials > 1:
+        # One process more than trials: the final training.
+        tokens = (time - (trials + 1) * costs.trial) * rate * safety
+        share = 1 - float(table("rules")["schedule"]["final_share"])
+        if tokens * share / trials >= smallest:
+            return trials, int(tokens)
+        trials -= 1
+    return 1, int(max((time - costs.trial) * rate * safety, smallest))
+
+
+def _epochs(inputs: Inputs, rows: int, book: Book) -> float:
+    default = epochs_for(rows)
+    return float(
+        book.add(
+            "epochs",
+            default,
+            book.say("epochs", rows=rows),
+            reverse_when=book.say("epochs.reverse"),
+        )
+    )
+
+
+def _say_trials(inputs: Inputs, trials: int, costs: _Costs, book: Book) -> int:
+    asked = inputs.task.budget.trials
+    because = book.say("trials.asked", asked=asked) if trials == asked else book.say("trials.fewer", asked=asked)
+    evidence = [book.say("trials.cost", seconds=f"{costs.trial:.0f}"), book.say("reserve", seconds=f"{costs.reserve:.0f}")]
+    chosen: Any = book.add(
+        "trials", trials, because, evidence=evidence, reverse_when=book.say("trials.reverse"), source="formula"
+    )
+    return int(min(chosen, asked))
+
+
+def _say_cap(inputs: Inputs, capped: bool, total: int, affordable: int, full: int, book: Book) -> None:
+    key = "token_budget.cap" if capped and total < affordable else "token_budget.time"
+    book.add(
+        "token_budget",
+        int(min(total, full * (inputs.task.budget.trials + 1))),
+        book.say(key, cap=table("rules")["tokens"]["cpu_cap"]),
+        alternatives=[(affordable, book.say("token_budget.more"))] if total < affordable else (),
+        reverse_when=book.say("token_budget.reverse"),
+        source="formula",
+    )
+
+
+def _too_short(inputs: Inputs, costs: _Costs, training: float) -> InputError:
+    need = (costs.reserve + costs.stages["fetch"] + costs.trial + training + inputs.seconds_spent) / 3600
+    return InputError(
+        f"The budget of {inputs.task.budget.hours:g} h is too short for one trial.",
+        f"Starting, one short trial, merging, the test and serving take about {need:.2f} h on this machine.",
+        f"Give at least --budget-hours {need * 1.1 + 0.005:.2f}, or --target none, or a smaller --model.",
+    )

@@ -1,0 +1,1 @@
+"""What carries out training and answers questions about models, each in a child process."""

@@ -1,0 +1,1 @@
+"""Small programs that run in a process of their own."""

@@ -1,0 +1,1 @@
+"""Proposes configurations, watches their curves, says when to stop: one brain for every executor."""

@@ -1,0 +1,1 @@
+"""Programs that run by path in the training environment; they import nothing of autoswift."""

@@ -1,0 +1,210 @@
+"""Puts an artefact behind an OpenAI-compatible address, and takes it away again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from autoswift.domain.artifact import Artifact, Deployment
+from autoswift.domain.protocols import Journal
+from autoswift.errors import InputError, StageFailed
+from autoswift.run.files import dumps, write_atomic
+from autoswift.run.places import child_environment, train_python_or_none
+from autoswift.run.process import TERM_SECONDS, log_tail, reap
+from autoswift.serve import ports
+from autoswift.serve.client import chat, curl_example
+from autoswift.serve.engines import engine_named, loopback_only
+from autoswift.serve.state import State, deployment, fingerprint, read_state, serve_folder, supervised
+
+__all__ = ["chat", "curl_example", "deploy", "status", "stop"]
+
+PORT_TRIES = 5
+"""A port that was free can be taken before the server binds it; five times in a row is no accident."""
+SPAWN_SECONDS = 60.0
+"""For the supervisor's interpreter to import and detach: a second, or many on a machine that trains."""
+STOP_SECONDS = TERM_SECONDS + 10.0
+"""The server's own grace, and one health check that may be under way."""
+DEFAULTS = {"host": "127.0.0.1", "context": 2048, "parallel": 1, "threads": 1}
+
+
+def deploy(
+    run_folder: Path, artifact: Artifact, engine_name: str, settings: dict[str, Any], journal: Journal
+) -> Deployment:
+    """Serves the artefact under supervision and waits until it answers.
+
+    When the same files are already served with the same settings and answer, that deployment is returned; any other
+    deployment of this run is stopped first. The server outlives this process; `stop` ends it.
+
+    Args:
+        artifact: its path is relative to the run folder, or absolute.
+        engine_name: built in, of a plug-in, or `package.module:Class`.
+        settings: model_name, context (tokens of one request), parallel, threads, python, model_type?, template?,
+            host? (this machine only), port? (8000 when free).
+
+    Raises:
+        InputError: when the artefact is not there or does not suit the engine.
+        StageFailed: when the server does not come up, with the end of its log.
+    """
+    run_folder = run_folder.resolve()
+    path = run_folder / artifact.path
+    if not path.exists():
+        raise InputError(f"{path} does not exist.", "There is nothing to serve.", "Run the steps that make it first.")
+    settings = DEFAULTS | {"model_name": path.stem} | {k: v for k, v in settings.items() if v is not None}
+    settings["host"] = loopback_only(str(settings["host"]))
+    settings.setdefault("python", str(train_python_or_none() or ""))  # the supervisor's environment names no other
+    wanted = fingerprint(path, artifact, engine_name, settings)
+    current = _state(run_folder)
+    if current is not None and current["state"] == "running" and current["fingerprint"] == wanted:
+        return deployment(current)
+    stop(run_folder)
+    served = replace(artifact, path=str(path))
+    preferred = int(settings.get("port") or ports.PREFERRED)
+    engine_named(engine_name).command(served, settings | {"port": preferred})  # refuses what it cannot serve, early
+    request = {
+        "engine": engine_name,
+        "artifact": served,
+        "shown": artifact.path,
+        "settings": settings,
+        "fingerprint": wanted,
+        "log": str(run_folder / "logs" / "serve.log"),
+        "patience": settings.get("patience") or {},
+    }
+    refused: set[int] = set()
+    for _ in range(PORT_TRIES):
+        port = ports.choose(settings["host"], preferred, refused)
+        state = _start(run_folder, request | {"settings": settings | {"port": port}})
+        if state["state"] == "running":
+            _tell(journal, state, preferred, port)
+            return deployment(state)
+        stop(run_folder)
+        if state["cause"] != "port":
+            break
+        refused.add(port)
+    raise StageFailed(
+        f"The model could not be served with {engine_name}.",
+        state["reason"] or log_tail(Path(request["log"])),
+        "The whole log is logs/serve.log in the run folder; `autoswift serve RUN` tries again.",
+    )
+
+
+def _tell(journal: Journal, state: State, preferred: int, port: int) -> None:
+    if port != preferred:
+        journal.event("note", stage="serve", key="serve.port_taken", values={"wanted": preferred, "port": port})
+    journal.event("deployed", **deployment_fields(state))
+
+
+def deployment_fields(state: State) -> dict[str, Any]:
+    """What the journal keeps of a deployment."""
+    return {name: state[name] for name in ("artifact", "engine", "address", "model_name")}  # type: ignore[literal-required]
+
+
+def _start(run_folder: Path, request: dict[str, Any]) -> State:
+    """Starts a supervisor and waits until its server answers or it gives up."""
+    folder, logs = serve_folder(run_folder), run_folder / "logs"
+    (folder / "stop").unlink(missing_ok=True)
+    (folder / "state.json").unlink(missing_ok=True)
+    write_atomic(folder / "request.json", dumps(request, indent=1))
+    pid = _spawn(folder, logs / "supervisor.log")
+    start_seconds = float(engine_named(request["engine"]).limits().get("start_seconds", 300.0))
+    end = time.monotonic() + start_seconds + STOP_SECONDS
+    while time.monotonic() < end:
+        alive = psutil.pid_exists(pid)  # asked first: what it wrote last is on the disk when it is gone
+        state = read_state(folder)
+        if state is not None and (state["state"] != "starting" or not alive):
+            return state
+        if not alive:
+            break
+        time.sleep(0.05)
+    stop(run_folder)
+    raise StageFailed(
+        "The supervisor of the server did not report.",
+        log_tail(logs / "supervisor.log"),
+        "Look at logs/supervisor.log in the run folder, then try again.",
+    )
+
+
+def _spawn(folder: Path, log: Path) -> int:
+    """Starts the supervisor's process, detached from this one; returns its number."""
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as out:
+        started = subprocess.run(
+            [sys.executable, "-P", "-m", "autoswift.serve.supervisor", str(folder)],
+            env=child_environment(0, {"PYTHONPATH": str(Path(__file__).parents[2])}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=out,
+            timeout=SPAWN_SECONDS,
+        )
+    if started.returncode != 0 or not started.stdout.strip().isdigit():
+        raise StageFailed(
+            "The supervisor of the server could not start.",
+            log_tail(log),
+            "Look at logs/supervisor.log in the run folder, then try again.",
+        )
+    return int(started.stdout)
+
+
+def stop(run_folder: Path) -> bool:
+    """Ends the supervisor and its server, and what a dead supervisor left behind.
+
+    Returns:
+        Whether anything was running.
+    """
+    folder = serve_folder(run_folder)
+    if not folder.exists():
+        return False
+    (folder / "stop").touch()  # also seen by a supervisor that is only just starting
+    state = read_state(folder)
+    alive = state is not None and supervised(state)
+    if state is not None and alive:
+        os.kill(state["supervisor"]["pid"], signal.SIGTERM)
+        if not _gone(state, STOP_SECONDS):
+            os.kill(state["supervisor"]["pid"], signal.SIGKILL)  # the lifeline ends the server
+            _gone(state, STOP_SECONDS)
+    left = reap(folder)
+    state = read_state(folder)
+    if state is not None and state["state"] not in ("failed", "stopped"):
+        state["state"], state["server_pid"], state["updated"] = "stopped", None, time.time()
+        write_atomic(folder / "state.json", dumps(state, indent=1))
+    return alive or bool(left)
+
+
+def _gone(state: State, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while supervised(state):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def status(run_folder: Path) -> dict[str, Any] | None:
+    """What is true of the run's deployment now, or None when it never had one.
+
+    Returns:
+        The fields of `serve.state.State` and `healthy`. A dead supervisor reads as `failed`, a server that does not
+        answer as `starting` (its supervisor is about to start it again), whatever the file says.
+    """
+    state = _state(run_folder)
+    return None if state is None else {**state, "healthy": state["state"] == "running"}
+
+
+def _state(run_folder: Path) -> State | None:
+    state = read_state(serve_folder(run_folder))
+    if state is None or state["state"] not in ("starting", "running"):
+        return state
+    if not supervised(state):
+        state["state"], state["cause"], state["server_pid"] = "failed", "supervisor", None
+        state["reason"] = "The supervisor is gone: it was killed, or the machine was restarted."
+    elif state["state"] == "running" and not engine_named(state["engine"]).health(state["address"]):
+        state["state"], state["cause"] = "starting", "silent"
+        state["reason"] = "The server does not answer at this moment."
+    return state

