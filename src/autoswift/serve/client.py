@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from http.client import HTTPConnection, HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 from autoswift.domain.artifact import Deployment
 from autoswift.errors import ChildFailed, InputError, StageFailed
@@ -24,21 +26,29 @@ def root(address: str) -> str:
 
 
 def answers(address: str, path: str) -> bool:
-    """Whether a GET of the path gives 200."""
-    import httpx
+    """Whether a GET of the path gives 200.
 
+    By http.client: the supervisor lives for months and asks nothing else of HTTP; httpx would be most of its memory.
+    """
+    parts = urlsplit(root(address))
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=HEALTH_SECONDS)
     try:
-        # trust_env: a proxy from the environment must not stand between two processes of one machine
-        return httpx.get(root(address) + path, timeout=HEALTH_SECONDS, trust_env=False).status_code == 200
-    except httpx.HTTPError:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def request(address: str, path: str, body: Any = None, timeout: float = ANSWER_SECONDS) -> Any:
     """POSTs a JSON body (GET without one) and gives the JSON answer.
 
     Args:
+        address: of the server, with or without /v1.
         path: below the server's root, for instance "/v1/chat/completions".
+        body: any JSON value.
+        timeout: seconds for connecting, and between two pieces of the answer.
 
     Raises:
         StageFailed: when nothing answers there, or the server fails.
@@ -50,6 +60,7 @@ def request(address: str, path: str, body: Any = None, timeout: float = ANSWER_S
     url = root(address) + path
     try:
         method = "GET" if body is None else "POST"
+        # trust_env: a proxy from the environment must not stand between two processes of one machine
         answer = httpx.request(method, url, json=body, timeout=timeout, trust_env=False)
     except httpx.TimeoutException as exc:
         raise ChildFailed(
@@ -69,9 +80,7 @@ def request(address: str, path: str, body: Any = None, timeout: float = ANSWER_S
     said = _said(answer.text)
     if answer.status_code < 500:
         raise InputError(f"The server refused the request ({answer.status_code}).", said, "Correct the request.")
-    raise StageFailed(
-        f"The server failed ({answer.status_code}).", said, "Look at logs/serve.log in the run folder."
-    )
+    raise StageFailed(f"The server failed ({answer.status_code}).", said, "Look at logs/serve.log in the run folder.")
 
 
 def _said(body: str) -> str:
@@ -106,6 +115,8 @@ def chat(address: str, messages: Sequence[Message], max_tokens: int = 256, tempe
     Args:
         address: of the deployment, ending in /v1.
         messages: [{"role", "content"}, …].
+        max_tokens: longest answer.
+        temperature: 0 is greedy.
 
     Raises:
         StageFailed: when nothing answers there, or the server fails.

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,11 @@ SPAWN_SECONDS = 60.0
 """For the supervisor's interpreter to import and detach: a second, or many on a machine that trains."""
 STOP_SECONDS = TERM_SECONDS + 10.0
 """The server's own grace, and one health check that may be under way."""
-DEFAULTS = {"host": "127.0.0.1", "context": 2048, "parallel": 1, "threads": 1}
+DEFAULTS: dict[str, Any] = {"host": "127.0.0.1", "context": 2048, "parallel": 1, "threads": 1}
 
 
 def deploy(
-    run_folder: Path, artifact: Artifact, engine_name: str, settings: dict[str, Any], journal: Journal
+    run_folder: Path, artifact: Artifact, engine_name: str, settings: Mapping[str, Any], journal: Journal
 ) -> Deployment:
     """Serves the artefact under supervision and waits until it answers.
 
@@ -44,10 +45,12 @@ def deploy(
     deployment of this run is stopped first. The server outlives this process; `stop` ends it.
 
     Args:
+        run_folder: the deployment is kept in its serve/, the logs in its logs/.
         artifact: its path is relative to the run folder, or absolute.
         engine_name: built in, of a plug-in, or `package.module:Class`.
         settings: model_name, context (tokens of one request), parallel, threads, python, model_type?, template?,
             host? (this machine only), port? (8000 when free).
+        journal: gets `deployed`, and a `note` when the port is another than asked.
 
     Raises:
         InputError: when the artefact is not there or does not suit the engine.
@@ -57,53 +60,68 @@ def deploy(
     path = run_folder / artifact.path
     if not path.exists():
         raise InputError(f"{path} does not exist.", "There is nothing to serve.", "Run the steps that make it first.")
-    settings = DEFAULTS | {"model_name": path.stem} | {k: v for k, v in settings.items() if v is not None}
-    settings["host"] = loopback_only(str(settings["host"]))
-    settings.setdefault("python", str(train_python_or_none() or ""))  # the supervisor's environment names no other
-    wanted = fingerprint(path, artifact, engine_name, settings)
+    full = _completed(settings, path)
+    wanted = fingerprint(path, artifact, engine_name, full)
     current = _state(run_folder)
     if current is not None and current["state"] == "running" and current["fingerprint"] == wanted:
         return deployment(current)
     stop(run_folder)
     served = replace(artifact, path=str(path))
-    preferred = int(settings.get("port") or ports.PREFERRED)
-    engine_named(engine_name).command(served, settings | {"port": preferred})  # refuses what it cannot serve, early
+    engine_named(engine_name).command(served, {"port": ports.PREFERRED} | full)  # refuses early what it cannot serve
     request = {
         "engine": engine_name,
         "artifact": served,
         "shown": artifact.path,
-        "settings": settings,
+        "settings": full,
         "fingerprint": wanted,
         "log": str(run_folder / "logs" / "serve.log"),
-        "patience": settings.get("patience") or {},
+        "patience": full.get("patience") or {},
     }
+    state = _on_some_port(run_folder, request, journal)
+    journal.event(
+        "deployed",
+        artifact=state["artifact"],
+        engine=state["engine"],
+        address=state["address"],
+        model_name=state["model_name"],
+    )
+    return deployment(state)
+
+
+def _completed(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The settings with what was left out; the host is this machine."""
+    full = DEFAULTS | {"model_name": path.stem} | {k: v for k, v in settings.items() if v is not None}
+    full["host"] = loopback_only(str(full["host"]))
+    if not full.get("python"):
+        full["python"] = str(train_python_or_none() or "")  # asked here: the supervisor's environment is bare
+    return full
+
+
+def _on_some_port(run_folder: Path, request: dict[str, Any], journal: Journal) -> State:
+    """Starts on the preferred port or the next that works.
+
+    Raises:
+        StageFailed: when it does not come up for another reason, or on no port.
+    """
+    settings = request["settings"]
+    preferred = int(settings.get("port") or ports.PREFERRED)
     refused: set[int] = set()
-    for _ in range(PORT_TRIES):
+    while True:
         port = ports.choose(settings["host"], preferred, refused)
         state = _start(run_folder, request | {"settings": settings | {"port": port}})
         if state["state"] == "running":
-            _tell(journal, state, preferred, port)
-            return deployment(state)
+            if port != preferred:
+                told = {"wanted": preferred, "port": port}
+                journal.event("note", stage="serve", key="serve.port_taken", values=told)
+            return state
         stop(run_folder)
-        if state["cause"] != "port":
-            break
         refused.add(port)
-    raise StageFailed(
-        f"The model could not be served with {engine_name}.",
-        state["reason"] or log_tail(Path(request["log"])),
-        "The whole log is logs/serve.log in the run folder; `autoswift serve RUN` tries again.",
-    )
-
-
-def _tell(journal: Journal, state: State, preferred: int, port: int) -> None:
-    if port != preferred:
-        journal.event("note", stage="serve", key="serve.port_taken", values={"wanted": preferred, "port": port})
-    journal.event("deployed", **deployment_fields(state))
-
-
-def deployment_fields(state: State) -> dict[str, Any]:
-    """What the journal keeps of a deployment."""
-    return {name: state[name] for name in ("artifact", "engine", "address", "model_name")}  # type: ignore[literal-required]
+        if state["cause"] != "port" or len(refused) == PORT_TRIES:
+            raise StageFailed(
+                f"The model could not be served with {request['engine']}.",
+                state["reason"] or log_tail(Path(request["log"])),
+                "The whole log is logs/serve.log in the run folder; `autoswift serve RUN` tries again.",
+            )
 
 
 def _start(run_folder: Path, request: dict[str, Any]) -> State:
@@ -116,7 +134,7 @@ def _start(run_folder: Path, request: dict[str, Any]) -> State:
     start_seconds = float(engine_named(request["engine"]).limits().get("start_seconds", 300.0))
     end = time.monotonic() + start_seconds + STOP_SECONDS
     while time.monotonic() < end:
-        alive = psutil.pid_exists(pid)  # asked first: what it wrote last is on the disk when it is gone
+        alive = _alive(pid)  # asked first: what it wrote last is on the disk when it is gone
         state = read_state(folder)
         if state is not None and (state["state"] != "starting" or not alive):
             return state
@@ -150,6 +168,14 @@ def _spawn(folder: Path, log: Path) -> int:
             "Look at logs/supervisor.log in the run folder, then try again.",
         )
     return int(started.stdout)
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process runs; a zombie (in a container nobody may collect it) does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def stop(run_folder: Path) -> bool:

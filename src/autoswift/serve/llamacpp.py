@@ -18,7 +18,7 @@ class LlamaCpp:
     """The embedded default: a prebuilt wheel, ready in a second, several requests at once."""
 
     def command(self, artifact: Artifact, settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-        """argv and environment of the server.
+        """Command and environment of the server.
 
         Args:
             artifact: a GGUF file, by absolute path.

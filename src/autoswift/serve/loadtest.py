@@ -93,10 +93,13 @@ def load_test(
     profits from a prompt the server still has in its cache.
 
     Args:
+        run_folder: EvalScope's files go to serve/loadtest/ in it, its log to logs/loadtest.log.
         address: ending in /v1.
+        model_name: as it is served.
         tokenizer_dir: counts tokens for a server that does not report them; None where it does (ours do), which
             saves loading it.
         prompts: conversations that end with the user's turn.
+        settings: concurrencies, requests of each, longest answer, deadline.
 
     Raises:
         InputError: when there are no prompts, or the lists of levels differ in length.

@@ -70,6 +70,9 @@ def stops_at_end_token(
     """The share (0 to 1) of greedy answers that end by the model's end token, not because `max_tokens` ran out.
 
     Args:
+        address: of any OpenAI-compatible server, ending in /v1.
+        rows: conversations that end with the user's turn.
+        max_tokens: of one answer.
         parallel: requests at once.
         model: the served name; asked from the server when empty.
 

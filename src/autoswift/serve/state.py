@@ -1,9 +1,9 @@
 """What the deployment folder (serve/ in a run) holds, and what is true of it.
 
-    request.json     what to serve and how: written by deploy, read by the supervisor
-    state.json       written by the supervisor: Deployment's fields, and those of `State`
-    stop             asks the supervisor to end
-    processes/       the server's registration (run.process), apart from the run's own: resuming a run reaps its own
+- request.json: what to serve and how; written by deploy, read by the supervisor.
+- state.json: written by the supervisor; Deployment's fields, and the rest of `State`.
+- stop: asks the supervisor to end.
+- processes/: the server's registration (run.process), apart from the run's own: resuming a run reaps its own.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ class SwiftDeploy:
     """Any architecture that transformers knows; slower than llama.cpp on CPU."""
 
     def command(self, artifact: Artifact, settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-        """argv and environment of the server.
+        """Command and environment of the server.
 
         Args:
             artifact: a folder with config.json and weights, by absolute path.
-            settings: host, port, model_name, parallel, threads, python; model_type and template where the folder
+            settings: host, port, model_name, context (tokens of one prompt), parallel, threads, python; model_type and template where the folder
                 does not tell them; precision (default float32, as a CPU computes).
 
         Raises:
@@ -43,6 +43,7 @@ class SwiftDeploy:
             "--host": loopback_only(str(settings.get("host") or "127.0.0.1")),
             "--port": settings["port"],
             "--served_model_name": settings["model_name"],
+            "--max_length": settings["context"],
             "--max_batch_size": settings["parallel"],
             "--verbose": "false",  # by default it writes every prompt and answer into the log
             "--log_interval": -1,

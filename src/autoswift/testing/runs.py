@@ -383,10 +383,10 @@ def _after_search(w: _Writer, zh: bool) -> None:
 
 
 def _evaluation(zh: bool, now: float) -> dict[str, Any]:
-    base = {"chrf": Score(value=12.1, low=10.3, high=14.0), "rouge_l": Score(value=0.09, low=0.07, high=0.11)}
-    tuned = {"chrf": Score(value=30.5, low=27.6, high=33.5), "rouge_l": Score(value=0.33, low=0.29, high=0.37)}
+    base = {"chrf": Score(value=12.1, low=10.3, high=14.0), "rouge_l": Score(value=9.2, low=7.4, high=11.1)}
+    tuned = {"chrf": Score(value=30.5, low=27.6, high=33.5), "rouge_l": Score(value=33.1, low=29.2, high=37.0)}
     nll = {"nll": Score(value=3.41)}, {"nll": Score(value=2.19)}
-    difference = {"chrf": Score(value=18.4, low=15.5, high=21.4), "rouge_l": Score(value=0.24, low=0.2, high=0.28)}
+    difference = {"chrf": Score(value=18.4, low=15.5, high=21.4), "rouge_l": Score(value=23.9, low=20.1, high=27.8)}
     ask = "快递三天没动了，怎么办？" if zh else "My parcel has not moved for three days."
     good = "您好，很抱歉给您带来不便，我马上为您联系快递核实。" if zh else "Sorry about that, I will ask the carrier now."
     rows = [{"prompt": f"{ask} ({n})", "reference": good, "base": f"I am not sure. {HOSTILE}", "tuned": good} for n in range(8)]

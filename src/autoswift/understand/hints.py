@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from autoswift.understand.lexicon import alternation, group, near, negated
+from autoswift.understand.lexicon import clause_of, group, near, negated
 from autoswift.tables import table
 
 _COUNT = r"(?:(?:单|双|两|二|三|四|八|\d{1,3}|one|two|four|eight|single|dual)\s?(?:卡|张|块|台|[x×*]|gpu|card)?\s?(?:的)?\s?)?"
@@ -36,23 +36,24 @@ _NO_GPU = (
     r"|don'?t have a gpu|not have a gpu|cpu\s?(?:上|训练|服务器)"
 )
 _CARDS = r"(?:单|双|两|四|八|\d{1,3})\s?(?:卡|张卡|块卡|张显卡|块显卡|块gpu)(?!片)|(?:one|single|two|four|eight|dual|\d{1,3})[\s-]gpus?(?![a-z])"
-HARDWARE = re.compile("|".join((_NO_GPU, _EDGE_GPU, _OTHER, _MEMORY, _CARDS)))
-_DATA_AFTER = re.compile(r"\s?(?:的)?\s?(?:大小的)?(?:数据|语料|文本|文件|日志|硬盘|磁盘|data|dataset|corpus|of (?:text|data|logs|chat)|files?|text|disk|ssd|logs|模型|model)")
-_BARE_CARDS = {"单", "双", "两"}
+HARDWARE = re.compile("|".join((_NO_GPU, _EDGE_GPU, _OTHER, _MEMORY, _CARDS)), re.IGNORECASE)
+_DATA_AFTER = re.compile(r"\s?(?:的)?\s?(?:大小的)?(?:数据|语料|文本|文件|日志|硬盘|磁盘|data|dataset|corpus|of (?:text|data|logs|chat)|files?|text|disk|ssd|logs|模型|model)", re.IGNORECASE)
 
 _NUMBERS = {"单": 1, "one": 1, "single": 1, "双": 2, "两": 2, "二": 2, "two": 2, "dual": 2, "三": 3, "四": 4, "four": 4, "八": 8, "eight": 8}
 
 
 def hardware(text: str) -> tuple[str, ...]:
-    """The machines that a normalised sentence names, in its own words: ("单卡3090", "24gb")."""
+    """The machines that a sentence names, in its own words: ("单卡3090", "24GB").
+
+    Args:
+        text: half-width, single-spaced, in its own capitals.
+    """
     found: list[str] = []
     for m in HARDWARE.finditer(text):
         words = m.group().strip()
-        if not words or words in _BARE_CARDS:
+        if re.fullmatch(_MEMORY, words, re.IGNORECASE) and _DATA_AFTER.match(text, m.end()):
             continue
-        if re.fullmatch(_MEMORY, words) and _DATA_AFTER.match(text, m.end()):
-            continue
-        if not re.fullmatch(_NO_GPU, words) and negated(text, m.start()):
+        if not re.fullmatch(_NO_GPU, words, re.IGNORECASE) and negated(text.lower(), m.start()):
             continue
         if words not in found:
             found.append(words)
@@ -61,7 +62,7 @@ def hardware(text: str) -> tuple[str, ...]:
 
 def device_count(words: tuple[str, ...]) -> int | None:
     """How many training devices hardware words speak of, or None when they do not say."""
-    for one in words:
+    for one in map(str.lower, words):
         m = re.match(r"(单|双|两|二|三|四|八|one|single|two|dual|four|eight|\d{1,3})\s?-?(?:卡|张|块|台|[x×*]|gpu|card)", one)
         after = re.search(r"[x×*]\s?(\d{1,3})$", one)
         count = after.group(1) if after else m.group(1) if m else None
@@ -121,8 +122,8 @@ def constraints(text: str, machines: tuple[str, ...]) -> tuple[dict[str, str], d
     count = device_count(machines)
     if count:
         put("devices", str(count), ", ".join(machines))
-    for one in machines:
-        if (m := re.match(r"(\d{1,4})\s?(?:gib|gb|g)", one)) and not re.search(r"内存|ram(?!\w)|of ram|unified", one.replace("vram", "")):
+    for one in map(str.lower, machines):
+        if (m := re.search(r"(?<!\d)(\d{1,4})\s?(?:gib|gb|g)(?![a-z])", one)) and not re.search(r"内存|ram(?!\w)|of ram|unified", one.replace("vram", "")):
             put("memory_gb", m.group(1), one)
     for language in table("understand")["answer_language"]:
         if (m := group("answer_language", language).search(text)) and not negated(text, m.start()):
@@ -137,14 +138,12 @@ def runs_on(text: str, start: int, end: int) -> bool:
     """
     if not near(text, start, end, group("serving")):
         return False
-    serve, train = (_gap(text, start, end, group(name)) for name in ("serving", "training"))
+    serve, train = (gap(text, start, end, group(name)) for name in ("serving", "training"))
     return train is None or (serve is not None and serve <= train)
 
 
-def _gap(text: str, start: int, end: int, words: re.Pattern[str]) -> int | None:
+def gap(text: str, start: int, end: int, words: re.Pattern[str]) -> int | None:
     """Characters between a span and the nearest of the words in its clause, or None."""
-    from autoswift.understand.lexicon import clause_of
-
     begin, stop = clause_of(text, start)
     gaps = [
         start - m.end() if m.end() <= start else m.start() - end
@@ -153,6 +152,3 @@ def _gap(text: str, start: int, end: int, words: re.Pattern[str]) -> int | None:
     ]
     return min(gaps, default=None)
 
-
-EDGE_MACHINES = alternation(("树莓派", "raspberry pi", "jetson", "手机", "phone"))
-"""Machines that nobody trains on: named at all, they are the place to serve."""

@@ -87,7 +87,7 @@ def _identifier() -> LanguageIdentifier:
     """py3langid with probabilities; loaded only for texts whose script does not say it (it takes half a second)."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def reading_language(language: str) -> str:

@@ -34,9 +34,14 @@ class Hit:
     negated: bool = False
 
 
+def tidy(text: str) -> str:
+    """Full-width to half-width, one space for many; the length may change."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
+
+
 def normalise(text: str) -> str:
-    """Full-width to half-width, lower case, one space for many; the length may change."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).lower().strip()
+    """`tidy` in lower case, as the lexicon is matched."""
+    return tidy(text).lower()
 
 
 def word_pattern(word: str) -> str:
@@ -178,7 +183,7 @@ def corrected(word: str) -> str | None:
     if word in known or word.removesuffix("s") in known or word in table("understand")["not_typos"]:
         return None
     for name in sorted(known):
-        if abs(len(name) - len(word)) <= 1 and name[0] == word[0] and _one_slip(name, word):
+        if abs(len(name) - len(word)) <= 1 and name[0] == word[0] and not word.startswith(name) and _one_slip(name, word):
             return name
     return None
 

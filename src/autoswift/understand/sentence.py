@@ -44,7 +44,7 @@ def understand(sentence: str, *, language: str | None = None) -> TaskProfile:
         )
     spoken = language or detect(sentence)
     plain, mended = lexicon.correct_typos(lexicon.normalise(sentence[:LONGEST]))
-    machines = hints.hardware(plain)
+    machines = hints.hardware(lexicon.tidy(sentence[:LONGEST]))
     demands, evidence = hints.constraints(plain, machines)
     profile = TaskProfile(
         text=sentence,
@@ -132,7 +132,7 @@ def _deploy(plain: str) -> tuple[str, float, str]:
 
 def _trained_there(plain: str, h: Hit) -> bool:
     """Whether the nearest verb says that the place is for training."""
-    train, serve = (hints._gap(plain, h.start, h.end, lexicon.group(name)) for name in ("training", "serving"))
+    train, serve = (hints.gap(plain, h.start, h.end, lexicon.group(name)) for name in ("training", "serving"))
     return h.value != "edge" and train is not None and train <= 4 and (serve is None or train < serve)
 
 

@@ -93,6 +93,12 @@ def encode_prompts(template: Any, rows: list[Row]) -> list[Row]:
     return [template.encode(prompt_of(row)) for row in rows]
 
 
+def prompt_ids(model: Any, template: Any, rows: list[Row]) -> list[list[int]]:
+    """The token ids of each prompt."""
+    with inference(model, template):
+        return [encoded["input_ids"] for encoded in encode_prompts(template, rows)]
+
+
 def encode_answer(template: Any, row: Row) -> tuple[list[int], list[bool]]:
     """Token ids of the whole row as in training, and which of them belong to its last answer."""
     prompt = template.encode(prompt_of(row))["input_ids"]
@@ -258,12 +264,12 @@ def _score(ids: list[int], answer: list[bool], logits: Any) -> Score:
     return Score(float(losses.double().sum()), len(places))
 
 
-def next_token(model: Any, template: Any, rows: list[Row], top: int) -> list[Row]:
-    """The most likely first tokens of each answer with their log-probabilities, one row at a time."""
+def next_token(model: Any, template: Any, prompts: list[list[int]], top: int) -> list[Row]:
+    """The most likely next tokens of each prompt with their log-probabilities, one prompt at a time."""
     found = []
     with inference(model, template):
-        for encoded in encode_prompts(template, rows):
-            logits = forward_logits(model, [encoded["input_ids"]], template.tokenizer.pad_token_id, 1)
+        for prompt in prompts:
+            logits = forward_logits(model, [prompt], template.tokenizer.pad_token_id, 1)
             values, ids = torch.log_softmax(logits[0, -1].float(), -1).topk(top)
             tokens = [template.tokenizer.decode([token]) for token in ids.tolist()]
             found.append({"ids": ids.tolist(), "tokens": tokens, "logprobs": values.tolist()})

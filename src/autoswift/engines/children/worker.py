@@ -199,15 +199,15 @@ class Worker:
         return {"rows": [{"nll_sum": row.nll_sum, "tokens": row.tokens} for row in scores]}
 
     def next_token(self, request: Request) -> Result:
-        """The likeliest first tokens of each answer."""
+        """The likeliest first tokens of each answer, or what follows raw token ids (`ids` for `rows`)."""
         answering, model, template = self._loaded()
-        return {"rows": answering.next_token(model, template, request["rows"], int(request.get("top", 5)))}
+        prompts = request.get("ids") or answering.prompt_ids(model, template, request["rows"])
+        return {"rows": answering.next_token(model, template, prompts, int(request.get("top", 5)))}
 
     def encode(self, request: Request) -> Result:
         """Token ids of the prompts by swift's template, and by the folder's chat template."""
         answering, model, template = self._loaded()
-        with answering.inference(model, template):
-            rows = [row["input_ids"] for row in answering.encode_prompts(template, request["rows"])]
+        rows = answering.prompt_ids(model, template, request["rows"])
         chat = [self._chat_ids(answering.prompt_of(row)["messages"]) for row in request["rows"]]
         return {"rows": rows, "chat_template_rows": chat, "stop_ids": answering.stop_ids(template)}
 

@@ -1,0 +1,346 @@
+"""autoswift from Python: the same runs that the command line makes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autoswift import __version__
+from autoswift.domain.budget import Budget
+from autoswift.domain.plan import Plan
+from autoswift.domain.task import Target, Task
+from autoswift.errors import AutoSwiftError, BudgetExhausted, DiskFull, InputError, RunLocked
+from autoswift.pipeline import Confirm, Pipeline
+from autoswift.run import record as records
+from autoswift.run.clock import RunClock, seconds_spent
+from autoswift.run.context import RunContext
+from autoswift.run.journal import Listener
+from autoswift.run.lock import owned
+from autoswift.run.places import train_python
+from autoswift.run.process import reap
+from autoswift.run.record import RunRecord
+from autoswift.tables import text
+
+
+def checked(task: Task) -> Task:
+    """The task with its data file as an absolute path and its budget within bounds.
+
+    Raises:
+        InputError: when something about it cannot be right.
+    """
+    budget = task.budget
+    if budget.trials < 1:
+        raise InputError(f"--budget-trials {budget.trials}: at least one trial is needed.", "", "Give 1 or more.")
+    if not 0 < budget.hours < 24 * 365:
+        raise InputError(f"--budget-hours {budget.hours:g}: out of range.", "", "Give hours above 0, for instance 0.5.")
+    if task.target not in ("auto", "local", "none"):
+        raise InputError(f"--target {task.target}: unknown.", "", "Choose auto, local or none.")
+    if task.data is None:
+        return task
+    path = Path(task.data).expanduser().resolve()
+    if not path.exists():
+        raise InputError(f"There is no file {path}.", "It was given as the data.", "Check the path of --data.")
+    return replace(task, data=str(path))
+
+
+def start(
+    task: Task, *, out: Path | None = None, confirm: Confirm | None = None, listener: Listener | None = None
+) -> RunRecord:
+    """Makes a run and carries it out to its end.
+
+    A request that turns out to be wrong before anything was trained leaves no run behind.
+
+    Raises:
+        AutoSwiftError: what ended it. The run is resumable unless it was never begun.
+    """
+    task = checked(task)
+    train_python()  # without it nothing can be trained: said before anything is written
+    record = records.create(task, out)
+    existed = out is not None
+    try:
+        return _carry_out(record, confirm, listener)
+    except AutoSwiftError as exc:
+        if isinstance(exc, InputError) and not isinstance(exc, RunLocked) and record.step("fetch") is None:
+            records.discard(record.folder, keep_folder=existed)
+        raise
+
+
+def resume(
+    record: RunRecord, *, confirm: Confirm | None = None, listener: Listener | None = None
+) -> RunRecord:
+    """Does what is missing of a run.
+
+    Raises:
+        RunLocked: when another process works on it.
+        AutoSwiftError: what ended it.
+    """
+    train_python()
+    return _carry_out(record, confirm, listener)
+
+
+def _carry_out(record: RunRecord, confirm: Confirm | None, listener: Listener | None) -> RunRecord:
+    with owned(record.folder):
+        journal = record.journal
+        task = record.task()
+        clock = RunClock(task.budget, seconds_spent(journal.events()))
+        context = RunContext(record=record, journal=journal, task=task, clock=clock)
+        if listener is not None:
+            journal.listen(listener)
+        journal.event("session", pid=os.getpid(), version=__version__)
+        for name in reap(record.folder):
+            context.note(text("note.reaped", task.language, name=name))
+        record.update(state="running", error=None)
+        try:
+            with _signals_interrupt():
+                result = Pipeline(context, confirm).run()
+        except KeyboardInterrupt:
+            _end(record, context, "interrupted")
+            raise
+        except AutoSwiftError as exc:
+            _end(record, context, "partial" if isinstance(exc, BudgetExhausted) else "failed", error=exc.as_json())
+            raise
+        if result.get("declined"):
+            raise InputError(
+                text("declined.what", task.language),
+                text("declined.why", task.language),
+                text("declined.fix", task.language),
+            )
+        _end(
+            record,
+            context,
+            "partial" if context.shortfalls else "done",
+            address=result["address"],
+            report=str(record.folder / result["report"]),
+        )
+    return record
+
+
+def _end(record: RunRecord, context: RunContext, state: str, **fields: Any) -> None:
+    """Writes how it ended; on a full disk that may fail too, and the first error is the one to show."""
+    with contextlib.suppress(DiskFull):
+        context.journal.event("done", state=state, **fields)
+        record.update(state=state, error=fields.get("error"))
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does, so that children are ended and the state is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    old = {one: signal.signal(one, interrupt) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for one, handler in old.items():
+            signal.signal(one, handler)
+
+
+def plan(
+    sentence: str | Task, data: str | None = None, *, hardware: Path | None = None, **options: Any
+) -> Plan:
+    """The plan for a task, without training anything or keeping a run.
+
+    Args:
+        sentence: what the model is to do; or a whole Task.
+        data: the data file.
+        hardware: a recorded probe of another machine.
+        options: further fields of `AutoSwift`.
+
+    Raises:
+        AutoSwiftError: when there is no plan.
+    """
+    from autoswift.catalog.availability import availability
+    from autoswift.decide.planner import make_plan
+    from autoswift.decide.stages import inputs_for
+    from autoswift.hardware.probe import from_json, probe
+    from autoswift.run.places import home
+    from autoswift.understand.stage import profiles
+
+    task = sentence if isinstance(sentence, Task) else AutoSwift(**options).task(sentence, data)
+    task = checked(task)
+    profile, found, _ = profiles(task.sentence, task.data, dict(task.columns), task.seed, task.language)
+    machine = from_json(hardware) if hardware else probe(_existing(home()))
+    cause = text("plan.cause.first", task.language)
+    return make_plan(inputs_for(task, profile, found, machine, availability()), cause=cause)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder that exists."""
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+class FinishedRun:
+    """A run from Python."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"<autoswift run {self.id}: {self.state}>"
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.record.id
+
+    @property
+    def state(self) -> str:
+        """done, partial, failed, …"""
+        return str(self.record.state()["state"])
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The winning trial: its number, parameters, validation metrics, and the scores on the test set."""
+        trained = self.record.value("train") or {}
+        return {k: trained.get(k) for k in ("trial", "parameters", "metrics")} | {
+            "test": self.record.state().get("result")
+        }
+
+    @property
+    def plan(self) -> Plan | None:
+        """The newest revision of the plan."""
+        return self.record.plan()
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """Every trial's end: number, outcome."""
+        return [
+            {"trial": row["trial"], **row["outcome"]} for row in self.record.journal.trials() if row["event"] == "ended"
+        ]
+
+    @property
+    def endpoint(self) -> str | None:
+        """The OpenAI-compatible base address, or None when nothing is served now."""
+        from autoswift.serve.deploy import status
+
+        found = status(self.record.folder)
+        return str(found["address"]) if found and found["state"] == "running" else None
+
+    @property
+    def report(self) -> Path:
+        """The report's path."""
+        return self.record.folder / "report.html"
+
+    @property
+    def model(self) -> Path:
+        """The merged model's folder."""
+        return self.record.folder / "model" / "merged"
+
+    def chat(self, message: str, *, max_tokens: int = 256, temperature: float = 0.0) -> str:
+        """Asks the served model.
+
+        Raises:
+            InputError: when nothing is served.
+        """
+        from autoswift.serve.deploy import chat
+
+        address = self.endpoint
+        if address is None:
+            raise InputError("The run's model is not served now.", "", f"Start it with `autoswift resume {self.id}`.")
+        return chat(address, [{"role": "user", "content": message}], max_tokens=max_tokens, temperature=temperature)
+
+    def stop(self) -> bool:
+        """Stops serving; whether anything was."""
+        from autoswift.serve.deploy import stop
+
+        return stop(self.record.folder)
+
+
+class AutoSwift:
+    """The settings of runs to come.
+
+    Args:
+        trials, hours, device_seconds: the budget.
+        model: hub id, catalogue name or folder; None lets the plan choose.
+        target: auto, local or none.
+        seed: of every random choice.
+        full: lifts the cap on trained tokens on a CPU.
+        language: zh or en; by default that of the sentence.
+        options: settings fixed explicitly, by decision name.
+    """
+
+    def __init__(
+        self,
+        *,
+        trials: int = 5,
+        hours: float = 4.0,
+        device_seconds: float | None = None,
+        model: str | Path | None = None,
+        target: Target = "auto",
+        seed: int = 0,
+        full: bool = False,
+        language: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self._budget = Budget(trials=trials, hours=hours, device_seconds=device_seconds)
+        self._model = str(model) if model is not None else None
+        self._target, self._seed, self._full = target, seed, full
+        self._language, self._options = language, dict(options or {})
+
+    def task(self, sentence: str, data: str | Path | None = None, columns: dict[str, str] | None = None) -> Task:
+        """The task that a sentence and a file make."""
+        chinese = any("\u4e00" <= c <= "\u9fff" for c in sentence)
+        return Task(
+            sentence=sentence,
+            data=str(data) if data is not None else None,
+            columns=columns or {},
+            model=self._model,
+            budget=self._budget,
+            target=self._target,
+            seed=self._seed,
+            full=self._full,
+            language="zh" if (self._language or ("zh" if chinese else "en")) == "zh" else "en",
+            options=self._options,
+        )
+
+    def fit(
+        self,
+        sentence: str,
+        data: str | Path | None = None,
+        *,
+        columns: dict[str, str] | None = None,
+        out: str | Path | None = None,
+        listener: Listener | None = None,
+    ) -> FinishedRun:
+        """Carries out a run and returns it.
+
+        Raises:
+            AutoSwiftError: what ended it.
+        """
+        record = start(
+            self.task(sentence, data, columns), out=Path(out) if out else None, listener=listener or _print_notes
+        )
+        return FinishedRun(record)
+
+    @staticmethod
+    def open(run: str | Path) -> FinishedRun:
+        """An existing run by id, prefix or path.
+
+        Raises:
+            RunNotFound: none or several.
+        """
+        return FinishedRun(records.find(str(run)))
+
+
+def _print_notes(row: dict[str, Any]) -> None:
+    """Without another listener, stages and warnings go to stderr, one line each."""
+    if row["kind"] == "stage" and row["state"] in ("finished", "skipped"):
+        print(f"autoswift: {row['stage']} {row['state']}", file=sys.stderr)
+    elif row["kind"] == "note" and row.get("level") == "warn":
+        print(f"autoswift: {row['text']}", file=sys.stderr)
+
+

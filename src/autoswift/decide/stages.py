@@ -1,0 +1,211 @@
+"""The stages `hardware`, `plan`, `fetch` and `recount`: the machine, the plan, the model, and the plan made anew."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from autoswift.catalog.availability import Availability, availability
+from autoswift.catalog.fetch import fetch
+from autoswift.catalog.folder import inspect_folder
+from autoswift.catalog.models import ModelFacts, all_models, find
+from autoswift.catalog.tokens import TokenCounter, TokenStats
+from autoswift.decide.inputs import Inputs, Measured
+from autoswift.decide.planner import make_plan
+from autoswift.domain.artifact import StepResult
+from autoswift.domain.plan import Plan
+from autoswift.domain.profile import DataProfile, HardwareProfile, TaskProfile
+from autoswift.domain.task import Task
+from autoswift.errors import DiskFull, StageFailed
+from autoswift.hardware.probe import probe
+from autoswift.run.context import RunContext
+from autoswift.run.files import dumps, write_atomic
+from autoswift.tables import text
+
+
+def hardware_stage(context: RunContext) -> StepResult:
+    """The devices, and where models can be had from."""
+    return StepResult(value={"hardware": probe(context.folder), "availability": availability()})
+
+
+def inputs_for(
+    task: Task, profile: TaskProfile, data: DataProfile, hardware: HardwareProfile, here: Availability
+) -> Inputs:
+    """The planner's inputs. A model that the user named is looked up first.
+
+    Raises:
+        ModelError: when it is not known, or its folder cannot be used.
+    """
+    folder: ModelFacts | None = None
+    models = all_models()
+    if task.model:
+        path = Path(task.model).expanduser()
+        if path.is_dir() or task.model.startswith(("/", ".", "~")):
+            folder = inspect_folder(path.resolve())
+        else:
+            models = (find(task.model),)
+    return Inputs(
+        task=task, profile=profile, data=data, hardware=hardware, availability=here, models=models, folder=folder
+    )
+
+
+def stored_inputs(context: RunContext, profile: TaskProfile, data: DataProfile) -> Inputs:
+    """The planner's inputs from what the finished stages left."""
+    value = context.record.value("hardware")
+    hardware = TypeAdapter(HardwareProfile).validate_python(value["hardware"])
+    here = TypeAdapter(Availability).validate_python(value["availability"])
+    return inputs_for(context.task, profile, data, hardware, here)
+
+
+def plan_stage(context: RunContext, inputs: Inputs) -> StepResult:
+    """Revision 1.
+
+    Raises:
+        DiskFull: when the run would not fit where it writes.
+    """
+    plan = make_plan(inputs, cause=text("plan.cause.first", context.task.language))
+    _check_disk(plan, inputs.hardware)
+    _keep(context, plan, None)
+    return StepResult(value={"revision": plan.revision})
+
+
+def fetch_stage(context: RunContext, plan: Plan) -> StepResult:
+    """Stages the base model's safe files under `model/base`, hashes checked."""
+
+    def told(done: float, total: float, words: str = "") -> None:
+        context.journal.progress(stage="fetch", done=done, total=total, unit="bytes", text=words)
+
+    path, hashes = fetch(plan.model, context.folder / "model" / "base", told)
+    value = {
+        "path": str(path),
+        "hashes": hashes,
+        "parameters": plan.model.parameters,
+        "model_type": plan.model.model_type,
+        "template": plan.model.template,
+    }
+    return StepResult(value=value)
+
+
+def recount_stage(context: RunContext, inputs: Inputs, plan: Plan, model: Path) -> StepResult:
+    """Counts with the model's own tokenizer; makes the plan anew when that changes anything.
+
+    Rows that are longer than the plan's `max_length` leave the training file here, counted, because swift would
+    drop them without a word.
+    """
+    counter = TokenCounter(model)
+    folder = context.folder / "data"
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    stats = counter.stats([row["messages"] for row in rows])
+    counted = replace(inputs, tokens=stats, seconds_spent=round(context.clock.spent, 1))
+    cause = text("plan.cause.recount", context.task.language, model=plan.model.id)
+    new = make_plan(counted, revision=plan.revision + 1, cause=cause, model=plan.model)
+    changed = _changed(plan, new)
+    _keep(context, new, plan)
+    kept = [row for row in rows if counter.count(row["messages"]) <= new.training.max_length]
+    if not kept:
+        raise StageFailed(
+            "Every training row is longer than the longest length that fits.",
+            f"The shortest has more than {new.training.max_length} tokens.",
+            "Use shorter rows, or a model with a longer context (--set max_length=…).",
+        )
+    if len(kept) < len(rows):
+        dropped = len(rows) - len(kept)
+        context.note(
+            text("plan.too_long", context.task.language, rows=dropped, limit=new.training.max_length), "warn"
+        )
+    write_atomic(folder / "train.fit.jsonl", "".join(dumps({"messages": row["messages"]}) + "\n" for row in kept))
+    limit = new.evaluation.validation_rows
+    lines = (folder / "validation.jsonl").read_text(encoding="utf-8").splitlines()[:limit]
+    write_atomic(folder / "validation.fit.jsonl", "".join(line + "\n" for line in lines))
+    value = {
+        "tokens": stats.rows,
+        "answer_tokens": stats.answers,
+        "changed": changed,
+        "removed_too_long": len(rows) - len(kept),
+        "revision": new.revision,
+    }
+    return StepResult(value=value)
+
+
+def remeasured(context: RunContext, inputs: Inputs, plan: Plan, measured: Measured) -> Plan:
+    """A further revision when the measured speed is far from the planned one, else the plan as it is.
+
+    Only what is still ahead may change: the final training's tokens. 25 % is the spread between rows and runs
+    that the token safety of the rules already covers.
+    """
+    rate, planned = measured.tokens_per_second, plan.estimate.tokens_per_second
+    if rate <= 0 or plan.search.promote or 0.75 <= rate / planned <= 1.25:
+        return plan
+    left = context.clock.left - plan.search.reserve_seconds
+    affordable = int(max(left, 0.0) * rate * 0.85)
+    tokens = max(1, min(plan.search.final_tokens, affordable))
+    if tokens == plan.search.final_tokens:
+        return plan
+    language = context.task.language
+    decision = replace(
+        plan.decision("final_tokens"),
+        value=tokens,
+        because=text("plan.measured", language, rate=f"{rate:.0f}", planned=f"{planned:.0f}"),
+        source="measurement",
+    )
+    decisions = tuple(decision if d.name == "final_tokens" else d for d in plan.decisions)
+    new = replace(
+        plan,
+        revision=plan.revision + 1,
+        cause=text("plan.cause.measured", language),
+        search=replace(plan.search, final_tokens=tokens),
+        estimate=replace(plan.estimate, tokens_per_second=round(rate, 1)),
+        decisions=decisions,
+    )
+    _keep(context, new, plan)
+    return new
+
+
+def tokens_of(context: RunContext) -> TokenStats:
+    """The token lengths that the recount left."""
+    value = context.record.value("recount")
+    return TypeAdapter(TokenStats).validate_python({"rows": value["tokens"], "answers": value["answer_tokens"]})
+
+
+def _changed(old: Plan, new: Plan) -> list[str]:
+    before = {d.name: d.value for d in old.decisions}
+    return [d.name for d in new.decisions if before.get(d.name) != d.value]
+
+
+def _keep(context: RunContext, plan: Plan, old: Plan | None) -> None:
+    """Writes the revision and tells of the decisions that are new."""
+    # A crash between the plan file and the step's result leaves a revision behind; the same inputs make the same
+    # plan, a clock that has moved on may not: then the left-over is replaced, since nothing was done by it yet.
+    path = context.folder / "plan" / f"{plan.revision}.json"
+    if path.exists():
+        path.unlink()
+    context.record.save_plan(plan)
+    changed = _changed(old, plan) if old else [d.name for d in plan.decisions]
+    context.journal.event("plan", revision=plan.revision, cause=plan.cause, changed=changed)
+    for decision in plan.decisions:
+        if decision.name in changed:
+            context.journal.event("decision", decision=decision)
+
+
+def _check_disk(plan: Plan, hardware: HardwareProfile) -> None:
+    """Room for the checkpoints, the merged model and the quantized one."""
+    weights = plan.model.parameters * (4 if plan.training.precision == "float32" else 2)
+    # Merged once, quantized at most as large again, one checkpoint each for trial and final: an adapter is below
+    # a tenth of the model, a full checkpoint is the model itself.
+    each = weights if plan.training.method == "full" else weights // 10
+    need = 2 * weights + (plan.search.trials + 1) * each + 2**27
+    if need > hardware.disk_free_bytes:
+        raise DiskFull(
+            f"The run needs about {need / 2**30:.1f} GiB of disk, {hardware.disk_free_bytes / 2**30:.1f} GiB are free.",
+            "It keeps the checkpoints, the merged model and the served file.",
+            "Free some space, or choose another place with --out DIR.",
+        )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """The plan as its JSON value."""
+    return dict(json.loads(dumps(plan)))

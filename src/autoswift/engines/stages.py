@@ -1,0 +1,159 @@
+"""The stages `search` and `train`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autoswift.domain.artifact import Artifact, StepResult
+from autoswift.domain.plan import Plan
+from autoswift.domain.profile import Device
+from autoswift.domain.protocols import SearchOutcome
+from autoswift.domain.trial import Outcome, Proposal
+from autoswift.engines.context import EngineContext, Scorer
+from autoswift.engines.swift import SwiftEngine
+from autoswift.errors import BudgetExhausted, StageFailed
+from autoswift.run.context import RunContext
+from autoswift.run.files import plain, read_json
+from autoswift.run.places import train_python
+from autoswift.search.executors.local import LocalExecutor
+from autoswift.search.history import TrialHistory, rebuild
+from autoswift.search.searcher import Search, best_of
+from autoswift.tables import text
+
+FINAL = 0
+"""The number of the final training among the trials."""
+
+ScorerOf = Callable[[str], Scorer]
+
+
+def last_answer(row: dict[str, Any]) -> str:
+    """The reference: the last assistant message of a row."""
+    return str(next(m["content"] for m in reversed(row["messages"]) if m["role"] == "assistant"))
+
+
+def engine_of(context: RunContext, plan: Plan, score: Scorer) -> SwiftEngine:
+    """The swift engine on this run's data and model."""
+    validation = context.folder / "data" / "validation.fit.jsonl"
+    rows = [json.loads(line) for line in validation.read_text(encoding="utf-8").splitlines()]
+    return SwiftEngine(
+        EngineContext(
+            folder=context.folder,
+            model=Path(context.record.value("fetch")["path"]),
+            python=train_python(),
+            train=context.folder / "data" / "train.fit.jsonl",
+            validation=validation,
+            references=tuple(last_answer(row) for row in rows),
+            score=score,
+        )
+    )
+
+
+def search_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) -> StepResult:
+    """Runs the trials; those that the journal has are not run again.
+
+    Raises:
+        BudgetExhausted: when the budget ended before any trial gave a result.
+        StageFailed: when every trial failed.
+    """
+    history = rebuild(context.journal.trials())
+    searcher = Search(plan, history)
+    executor = LocalExecutor(device, context.clock, context.task.language)
+    found = executor.run(searcher, engine_of(context, plan, score), plan, context.task.budget, context.journal)
+    if found.best is None:
+        raise _no_result(found, context)
+    asked, ended = context.task.budget.trials, len(found.outcomes)
+    if ended < asked and (found.reason in ("hours", "device_seconds") or plan.search.trials < asked):
+        context.fall_short(text("short.trials", context.task.language, done=ended, asked=asked))
+    history = rebuild(context.journal.trials())
+    value = {
+        "best": found.best,
+        "reason": found.reason,
+        "device_seconds": found.device_seconds,
+        "trials": ended,
+        "measured_tokens_per_second": _median_rate(history),
+    }
+    return StepResult(value=value, metrics={"device_seconds": found.device_seconds})
+
+
+def _no_result(found: SearchOutcome, context: RunContext) -> Exception:
+    failed = {n: o for n, o in found.outcomes.items() if o.status == "failed"}
+    if not failed:
+        return BudgetExhausted(
+            "The budget ended before any trial gave a result.",
+            f"Reason: {found.reason}; {len(found.outcomes)} trials ended.",
+            "Give more with --budget-hours, or a smaller --model.",
+        )
+    number, last = max(failed.items())
+    return StageFailed(
+        f"No trial succeeded: {len(failed)} failed.",
+        f"Trial {number}: {last.symptom}: {last.reason}",
+        f"Read {context.folder / 'logs'}; `autoswift resume` goes on after the cause is mended.",
+    )
+
+
+def _median_rate(history: dict[int, TrialHistory]) -> float:
+    rates = sorted(
+        float(t.outcome.metrics.get("tokens_per_second") or 0)
+        for t in history.values()
+        if t.outcome is not None and t.outcome.metrics.get("tokens_per_second")
+    )
+    return rates[len(rates) // 2] if rates else 0.0
+
+
+def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) -> StepResult:
+    """Trains the winner's settings on the final tokens, or promotes the trial that was trained in full.
+
+    The trial's checkpoint is kept instead when the final training turns out worse on validation, or fails.
+    """
+    history = rebuild(context.journal.trials())
+    trials = {n: t.outcome for n, t in history.items() if n != FINAL and t.done and t.outcome is not None}
+    best = best_of(trials, plan.search.metric)
+    if best is None:
+        raise StageFailed("No trial finished.", "There is nothing to train on.", "Resume the run.")
+    parameters = history[best].proposal.parameters
+    if plan.search.promote:
+        return _result(context, best, trials[best], parameters, promoted=True)
+    least = trials[best].device_seconds / 2
+    if context.clock.left - plan.search.reserve_seconds < least:
+        context.fall_short(text("short.final", context.task.language, trial=best))
+        return _result(context, best, trials[best], parameters, promoted=True)
+    executor = LocalExecutor(device, context.clock, context.task.language)
+    proposal = Proposal(number=FINAL, parameters=parameters, origin=f"trial {best}")
+    final = executor.train(
+        proposal, plan.search.final_tokens, engine_of(context, plan, score), plan, context.journal
+    )
+    winner = best_of({FINAL: final, best: trials[best]}, plan.search.metric)
+    if winner == FINAL:
+        return _result(context, FINAL, final, parameters, promoted=False)
+    key = "train.final_failed" if final.status == "failed" else "train.final_worse"
+    context.note(text(key, context.task.language, trial=best, metric=plan.search.metric), "warn")
+    return _result(context, best, trials[best], parameters, promoted=True)
+
+
+def _result(
+    context: RunContext, number: int, outcome: Outcome, parameters: dict[str, Any], *, promoted: bool
+) -> StepResult:
+    if outcome.artifact is None:
+        raise StageFailed(f"Trial {number} left no checkpoint.", outcome.reason, "Resume the run.")
+    command = context.folder / Path(outcome.artifact).parent.parent / "command.json"
+    value = {
+        "trial": number,
+        "promoted": promoted,
+        "checkpoint": outcome.artifact,
+        "metrics": plain(outcome.metrics),
+        "parameters": parameters,
+        "validation": {"tuned": plain(outcome.metrics)},
+        "commands": [_relative(read_json(command)["argv"], context.folder)],
+    }
+    artifact = Artifact(path=outcome.artifact, kind="adapter", made_by=f"trial {number}")
+    return StepResult(value=value, artifacts=(artifact,), metrics={"device_seconds": outcome.device_seconds})
+
+
+def _relative(argv: list[str], folder: Path) -> list[str]:
+    """Paths inside the run folder as relative ones: the commands are run from there."""
+    prefix = str(folder) + os.sep
+    return [part.removeprefix(prefix) for part in argv]

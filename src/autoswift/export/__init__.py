@@ -1,0 +1,1 @@
+"""Artefacts and their post-checks: merged model, GGUF."""

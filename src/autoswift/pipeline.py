@@ -1,0 +1,195 @@
+"""The way through, as a table of contents. Each stage is a step; running a run again does only what is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autoswift.decide.inputs import Measured
+from autoswift.decide.stages import (
+    fetch_stage,
+    hardware_stage,
+    plan_stage,
+    recount_stage,
+    remeasured,
+    stored_inputs,
+    tokens_of,
+)
+from autoswift.domain.artifact import StepResult
+from autoswift.domain.plan import Plan
+from autoswift.engines.stages import search_stage, train_stage
+from autoswift.engines.worker import ModelWorker
+from autoswift.errors import StageFailed
+from autoswift.evaluate.metrics import score_answers
+from autoswift.evaluate.stage import evaluate_stage, proven_worse
+from autoswift.export.gguf import export_stage
+from autoswift.export.merge import merge_stage
+from autoswift.knowledge.learn import learn_stage
+from autoswift.report import write
+from autoswift.run.context import RunContext
+from autoswift.run.files import digest, file_sha256
+from autoswift.run.places import train_python
+from autoswift.run.steps import step
+from autoswift.serve.stage import deploy_stage, is_live, loadtest_stage
+from autoswift.tables import text
+from autoswift.understand.stage import profiles_of, understand_stage
+
+Confirm = Callable[[Plan], bool]
+
+
+class Pipeline:
+    """One owner's way through one run.
+
+    Args:
+        context: the run.
+        confirm: is shown the plan before anything costly begins; False ends the run there. None goes on.
+    """
+
+    def __init__(self, context: RunContext, confirm: Confirm | None = None) -> None:
+        self.context, self.confirm = context, confirm
+        self.record, self.task = context.record, context.task
+
+    def plan(self) -> Plan:
+        """understand → inspect hardware → plan.
+
+        Raises:
+            InputError: when the request cannot be carried out.
+        """
+        task = self.task
+        data = file_sha256(Path(task.data)) if task.data and Path(task.data).is_file() else task.data
+        asked = {"sentence": task.sentence, "data": data, "columns": task.columns, "seed": task.seed}
+        if self.record.step("understand") is None or data is not None:
+            self._step("understand", asked, lambda: understand_stage(self.context))
+        self._step("hardware", {"machine": os.uname().nodename}, lambda: hardware_stage(self.context))
+        inputs = stored_inputs(self.context, *profiles_of(self.record))
+        self._step("plan", self._after("understand", "hardware") | {"task": task}, lambda: plan_stage(self.context, inputs))
+        return self.record.plans()[0]
+
+    def run(self) -> dict[str, Any]:
+        """Everything, from the sentence to the report.
+
+        Returns:
+            The run's result: metric, base, tuned, difference, address, report, partial_reasons.
+        """
+        first = self.plan()
+        if self.confirm is not None and self.record.step("fetch") is None:
+            if not self._confirmed(first):
+                return {"declined": True}
+        plan = self._search(first)
+        with ModelWorker(train_python(), self.context.folder, plan.training.threads) as worker:
+            self._prove(plan, worker)
+            served = self._serve(plan, worker)
+        self._step("learn", self._after("evaluate"), lambda: learn_stage(self.context, plan, *profiles_of(self.record)))
+        result = self._result(served)
+        self.record.update(result=result)
+        self._report()
+        return result
+
+    def _confirmed(self, plan: Plan) -> bool:
+        import time
+
+        begin = time.time()
+        answer = self.confirm is None or self.confirm(plan)
+        self.context.clock.exclude(time.time() - begin)
+        return answer
+
+    def _search(self, first: Plan) -> Plan:
+        """fetch & verify → recount → search → train."""
+        context = self.context
+        inputs = stored_inputs(context, *profiles_of(self.record))
+        device = inputs.hardware.device
+        fetched = self._step("fetch", {"model": first.model}, lambda: fetch_stage(context, first))
+        model = Path(fetched.value["path"])
+        self._step(
+            "recount",
+            self._after("plan", "fetch"),
+            lambda: recount_stage(context, inputs, first, model),
+        )
+        plan = self._plan_of("recount")
+        score = lambda answers, references: score_answers(plan.search.metric, answers, references)  # noqa: E731
+        found = self._step("search", self._after("recount"), lambda: search_stage(context, plan, device, score))
+        if self.record.step("train") is None:
+            tokens_of(context)
+            measured = Measured(tokens_per_second=float(found.value["measured_tokens_per_second"]))
+            plan = remeasured(context, inputs, plan, measured)
+        else:
+            plan = self.record.plans()[-1]
+        self._step("train", self._after("search"), lambda: train_stage(context, plan, device, score))
+        return plan
+
+    def _plan_of(self, stage: str) -> Plan:
+        revision = int(self.record.value(stage)["revision"])
+        return next(p for p in self.record.plans() if p.revision == revision)
+
+    def _prove(self, plan: Plan, worker: ModelWorker) -> None:
+        """merge → evaluate."""
+        self._step("merge", self._after("train"), lambda: merge_stage(self.context, plan, worker))
+        merged = self.context.folder / "model" / "merged"
+        self._step(
+            "evaluate",
+            self._after("merge") | {"evaluation": plan.evaluation},
+            lambda: evaluate_stage(self.context, plan, merged, worker),
+        )
+
+    def _serve(self, plan: Plan, worker: ModelWorker) -> bool:
+        """quantize/export → deploy → load-test; nothing when the user wants none or the result is proven worse."""
+        context = self.context
+        if plan.serving.engine == "none":
+            self._skip(("export", "deploy", "loadtest"), text("skip.target_none", self.task.language))
+            return False
+        if proven_worse(self.record.value("evaluate")):
+            why = text("short.worse", self.task.language)
+            context.fall_short(why)
+            self._skip(("export", "deploy", "loadtest"), why)
+            return False
+        self._step("export", self._after("merge"), lambda: export_stage(context, plan, worker))
+        after = self._after("export")
+        self._step("deploy", after, lambda: deploy_stage(context, plan, worker), lambda: is_live(context))
+        worker.close()  # its memory and its threads would weigh on the load test
+        self._step("loadtest", after, lambda: loadtest_stage(context, plan))
+        return True
+
+    def _skip(self, stages: tuple[str, ...], why: str) -> None:
+        for stage in stages:
+            self.context.journal.event("stage", stage=stage, state="skipped", why=why)
+
+    def _report(self) -> None:
+        context = self.context
+        context.journal.event("stage", stage="report", state="started")
+        path = write(self.record, self.task.language)
+        context.journal.event("stage", stage="report", state="finished", path=str(path))
+
+    def _result(self, served: bool) -> dict[str, Any]:
+        tested = self.record.value("evaluate")
+        if tested is None:
+            raise StageFailed("The run has no evaluation.", "The stage left no result.", "Resume the run.")
+        metric = tested["metric"]
+        difference = tested["difference"][metric]
+        deployed = self.record.value("deploy") if served else None
+        return {
+            "metric": metric,
+            "base": tested["base"]["scores"][metric]["value"],
+            "tuned": tested["tuned"]["scores"][metric]["value"],
+            "difference": difference["value"],
+            "low": difference["low"],
+            "high": difference["high"],
+            "address": deployed["address"] if deployed else None,
+            "model_name": deployed["model_name"] if deployed else None,
+            "report": "report.html",
+            "partial_reasons": list(self.context.shortfalls),
+        }
+
+    def _after(self, *stages: str) -> dict[str, Any]:
+        """The results of earlier stages as inputs of a later one."""
+        return {stage: digest(self.record.value(stage)) for stage in stages}
+
+    def _step(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[], StepResult],
+        still_valid: Callable[[], bool] | None = None,
+    ) -> StepResult:
+        return step(self.record, self.context.journal, name, inputs, work, still_valid)
