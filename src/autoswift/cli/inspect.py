@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from autoswift.cli.options import Column, Command, Data, Json, current, pairs, say
-from autoswift.errors import DataError, InputError
+from autoswift.errors import InputError
 
 Batch = Annotated[Path | None, typer.Option("--batch", metavar="FILE.jsonl", help="cli.opt.batch")]
 
@@ -49,7 +49,7 @@ def understand(
     batch: Batch = None,
     as_json: Json = False,
 ) -> None:
-    """What a sentence asks for."""
+    """What a sentence asks for; a data file settles what the sentence leaves open."""
     from autoswift.cli.output import console, print_json, print_json_line
 
     if batch is not None:
@@ -62,34 +62,44 @@ def understand(
     if as_json:
         print_json(answer)
     else:
-        from autoswift.cli.show import facts_view
+        from autoswift.cli.facts import facts_view
 
         console().print(facts_view(answer))
 
 
 def _understood(sentence: str, data: str | None) -> dict[str, Any]:
     from autoswift.understand.sentence import sentence_report
+    from autoswift.understand.sentence import understand as read
 
-    return dict(sentence_report(sentence))
+    profile = read(sentence)
+    if data is not None:
+        from autoswift.cli.run import existing
+        from autoswift.understand.data import inspect
+        from autoswift.understand.weigh import weigh
+
+        found, _ = inspect(existing(Path(data)), {}, 0, language=current.language)
+        profile, _ = weigh(profile, found)
+    return dict(sentence_report(profile))
 
 
-def data(path: Annotated[Path, typer.Argument(metavar="PATH", help="cli.opt.path")], column: Column = None, as_json: Json = False) -> None:
+def data(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="cli.opt.path")],
+    column: Column = None,
+    as_json: Json = False,
+) -> None:
     """What a data file holds, and what is wrong with it."""
     from autoswift.cli.output import console, print_json
     from autoswift.cli.run import existing
-    from autoswift.understand.data import as_report, read_data
+    from autoswift.understand.data import as_report, inspect
 
-    profile = read_data(existing(path), pairs(column or [], "--column"))
+    profile, _ = inspect(existing(path), pairs(column or [], "--column"), 0, language=current.language)
     report = as_report(profile)
     if as_json:
         print_json(report)
     else:
-        from autoswift.cli.show import data_view
+        from autoswift.cli.facts import data_view
 
         console().print(data_view(report))
-    stops = tuple(row for row in report["problems"] if row["severity"] == "error")
-    if stops:
-        raise typer.Exit(2)
 
 
 def models(
@@ -106,13 +116,15 @@ def models(
     if task:
         rows = [row for row in rows if _fits(row, task)]
     if licence:
-        rows = [row for row in rows if licence.lower() in str(row["licence"]).lower() or (licence == "commercial" and row["commercial"])]
+        wanted = licence.lower()
+        rows = [row for row in rows if row["commercial"] or wanted != "commercial"]
+        rows = [row for row in rows if wanted == "commercial" or wanted in str(row["licence"]).lower()]
     if as_json:
         print_json(rows)
     elif not rows:
         console().print(say("no_models"), soft_wrap=True)
     else:
-        from autoswift.cli.show import models_table
+        from autoswift.cli.facts import models_table
 
         console().print(models_table(rows))
 
@@ -139,7 +151,7 @@ def knowledge(
         elif not entries:
             console().print(say("no_knowledge"), soft_wrap=True)
         else:
-            from autoswift.cli.show import knowledge_table
+            from autoswift.cli.facts import knowledge_table
 
             console().print(knowledge_table(entries))
         return

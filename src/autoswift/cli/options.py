@@ -112,15 +112,15 @@ class Group(TyperGroup):
         """Reads the global options first, so that even `--help` is in the right language."""
         if ctx.parent is not None:
             return list(super().parse_args(ctx, args))
-        args, lang, debug = hoisted(args)
-        before = args[: args.index("--")] if "--" in args else args
-        current.language = language_of(os.environ)
-        current.debug, current.as_json, current.run, current.chosen = debug, "--json" in before, "", lang is not None
-        if lang == "zh" or lang == "en":
-            current.language = "zh" if lang == "zh" else "en"
-        elif lang is not None:
-            raise typer.BadParameter(say("bad_lang", lang=lang), ctx=ctx, param_hint="--lang")
-        return list(super().parse_args(ctx, args))
+        try:
+            return list(super().parse_args(ctx, _take_global(args, ctx)))
+        except _UsageError as exc:
+            if type(exc).__name__ == "NoArgsIsHelpError":
+                raise
+            from autoswift.cli import failure
+
+            failure.explain(usage_error(exc, ctx))
+            raise typer.Exit(2) from None
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command; what goes wrong is explained and becomes the exit code."""
@@ -146,6 +146,19 @@ class Group(TyperGroup):
         except Exception as exc:
             failure.bug(exc)
             raise typer.Exit(4) from None
+
+
+def _take_global(args: list[str], ctx: Any) -> list[str]:
+    """Settles the global options of this command line; returns the rest of it."""
+    rest, lang, debug = hoisted(args)
+    before = rest[: rest.index("--")] if "--" in rest else rest
+    current.language = language_of(os.environ)
+    current.debug, current.as_json, current.run, current.chosen = debug, "--json" in before, "", lang is not None
+    if lang in ("zh", "en"):
+        current.language = "zh" if lang == "zh" else "en"
+    elif lang is not None:
+        raise typer.BadParameter(say("bad_lang", lang=lang), ctx=ctx, param_hint="--lang")
+    return rest
 
 
 def usage_error(exc: Any, ctx: Any) -> InputError:

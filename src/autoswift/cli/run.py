@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -83,11 +82,12 @@ def resume(run: Run, yes: Yes = False, verbose: Verbose = False, as_json: Json =
 
     record = find(run)
     task = record.task()
-    _need_consent(yes or record.plan() is not None)
+    yes = yes or record.step("fetch") is not None  # its plan was agreed to before
+    _need_consent(yes)
     from autoswift import api
 
     current.run = record.id
-    with _watched(task, yes=yes or record.plan() is not None, verbose=verbose) as (confirm, listener):
+    with _watched(task, yes=yes, verbose=verbose) as (confirm, listener):
         record = api.resume(record, confirm=confirm, listener=listener)
     _finish(record)
 
@@ -215,19 +215,12 @@ def _watched(task: Task, *, yes: bool, verbose: bool) -> Iterator[Watch]:
             out.print(plan_view(plan, task, verbose=verbose))
             return yes or typer.confirm(say("go_on"), default=True, err=current.as_json)
 
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with display:
             yield confirm, display
     except BaseException:
         current.run = current.run or _run_of_this_process(begin)
         raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _run_of_this_process(begin: float) -> str:

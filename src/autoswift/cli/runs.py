@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,8 +55,9 @@ def show(
     if commands:
         lines = command_lines(record)
         if as_json:
-            print_json({"commands": lines})
+            print_json({"folder": str(record.folder), "commands": lines})
             return
+        console(stderr=True).print(say("commands_from", folder=record.folder), soft_wrap=True, markup=False)
         for line in lines:
             print_line(line)
         return
@@ -96,16 +96,14 @@ def command_lines(record: RunRecord) -> list[str]:
     Raises:
         InputError: when no stage that runs a command has finished.
     """
-    from autoswift.report.commands import commands_of
+    from autoswift.report.commands import command_line, commands_of
 
-    lines = [shlex.join(words) if not env else _prefixed(env, words) for env, words in commands_of(record)]
+    lines = [command_line(env, words) for env, words in commands_of(record)]
     if not lines:
-        raise InputError(say("no_commands", run=record.id), say("no_commands_why"), say("no_commands_fix", run=record.id))
+        raise InputError(
+            say("no_commands", run=record.id), say("no_commands_why"), say("no_commands_fix", run=record.id)
+        )
     return lines
-
-
-def _prefixed(env: dict[str, str], words: list[str]) -> str:
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), shlex.join(words)])
 
 
 def _follow(record: RunRecord) -> None:

@@ -76,7 +76,7 @@ def plan_stage(context: RunContext, inputs: Inputs) -> StepResult:
 def fetch_stage(context: RunContext, plan: Plan) -> StepResult:
     """Stages the base model's safe files under `model/base`, hashes checked."""
 
-    def told(done: float, total: float, words: str = "") -> None:
+    def told(words: str, done: int, total: int) -> None:
         context.journal.progress(stage="fetch", done=done, total=total, unit="bytes", text=words)
 
     path, hashes = fetch(plan.model, context.folder / "model" / "base", told)

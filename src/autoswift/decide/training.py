@@ -63,7 +63,7 @@ def method_and_memory(
             "Methods are full, lora and qlora; qlora needs an NVIDIA card (bitsandbytes).",
             "Choose another method, or leave it to the plan.",
         )
-    tries: list[Method] = [wanted] if wanted in METHODS else ["lora", "qlora"] if device.kind == "cuda" else ["lora"]  # type: ignore[list-item]
+    tries: list[Method] = [wanted] if wanted in METHODS else ["lora", "qlora"] if device.kind == "cuda" else ["lora"]
     refused: list[tuple[Any, str]] = []
     for method in tries:
         found = _fit(inputs, model, method, precision, length, batch, room)

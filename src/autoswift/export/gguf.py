@@ -78,7 +78,7 @@ def prove(plan: Plan, worker: ModelWorker, path: Path, merged_bytes: int) -> lis
     wanted = sum(v for k, v in types.items() if k == kind)
     bits = 4 if plan.training.precision == "float32" else 2
     share = path.stat().st_size / (merged_bytes / bits * 2)
-    checks = [
+    checks: list[dict[str, Any]] = [
         {"name": "quantized", "passed": wanted > 0, "measured": f"{wanted} of {sum(types.values())} tensors are {kind}"},
         {
             "name": "smaller",

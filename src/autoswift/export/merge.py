@@ -139,7 +139,7 @@ def _largest_gap(
     """Largest difference in the log-probabilities of the first answer token, over tokens in both top fives."""
     lines = (context.folder / "data" / "validation.fit.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{"messages": json.loads(line)["messages"]} for line in lines[:ROWS]]
-    common = {
+    common: dict[str, Any] = {
         "model_type": plan.model.model_type or None,
         "template": plan.model.template or None,
         "dtype": plan.training.precision,

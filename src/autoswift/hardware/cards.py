@@ -10,12 +10,15 @@ import sys
 from autoswift.domain.profile import Device
 from autoswift.hardware.devices import lookup
 from autoswift.hardware.host import tool_output
+from autoswift.hardware.notes import note
 
 MIB = 2**20
 BF16_CAPABILITY = (8, 0)
 """Ampere is the first NVIDIA generation that multiplies bfloat16 natively."""
 NVIDIA_QUERY = ["nvidia-smi", "--query-gpu=index,name,memory.total,memory.used,compute_cap,uuid",
                 "--format=csv,noheader,nounits"]  # fmt: skip
+IN_USE = 0.2
+"""Of a card's memory: more than a desktop and idle contexts take, so somebody else is computing on it."""
 APPLE_SHARE = 0.75
 """Of a Mac's unified memory, what its driver lets the GPU take by default."""
 
@@ -24,7 +27,8 @@ def accelerators(memory: int, free: int) -> tuple[tuple[Device, ...], tuple[str,
     """Every accelerator that this process may use, best first, and notes on what is unusual.
 
     Args:
-        memory: of the host, in bytes. free: of it, unused; both matter where the accelerator shares it.
+        memory: of the host, in bytes; matters where the accelerator shares it.
+        free: of it, unused.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     nvidia = parse_nvidia(tool_output(NVIDIA_QUERY), visible) if visible not in ("", "-1") else []
@@ -33,11 +37,13 @@ def accelerators(memory: int, free: int) -> tuple[tuple[Device, ...], tuple[str,
     found = nvidia or ascend or apple
     found.sort(key=lambda one: (-one.tflops, -one.free_bytes, one.index))
     notes = []
-    if len({one.name for one in found}) > 1:
-        notes.append("the accelerators differ: " + ", ".join(sorted({one.name for one in found})))
-    notes += [f"{one.name} #{one.index} is in use: {_used_share(one):.0%} of its memory" for one in found
-              if _used_share(one) > 0.2]  # fmt: skip
-    notes += [f"{one.name}: not in the table of devices, its speed is unknown" for one in found if not one.tflops]
+    names = sorted({one.name for one in found})
+    if len(names) > 1:
+        notes.append(note("mixed", names=", ".join(names)))
+    for one in found:
+        if _used_share(one) > IN_USE:
+            notes.append(note("in_use", name=one.name, index=one.index, share=f"{_used_share(one):.0%}"))
+    notes += [note("unknown_speed", name=name) for name in sorted({d.name for d in found if not d.tflops})]
     return tuple(found), tuple(notes)
 
 

@@ -30,7 +30,8 @@ def cpu_rates(name: str, cores: int) -> dict[int, float]:
     """GFLOP/s of float32 matrix products by number of threads (1, and `cores`); 0.0 where it could not be measured.
 
     Args:
-        name: of the CPU. cores: that this process may use.
+        name: of the CPU.
+        cores: that this process may use.
     """
     path = cache_folder() / "cpu.json"
     cache: dict[str, Any] = {}

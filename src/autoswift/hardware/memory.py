@@ -6,7 +6,7 @@ The peak is the largest of three moments of a step, each a sum of what is alive 
     update    the optimizer: gradients, states and one temporary copy (AdamW works on all tensors at once)
 The coefficients count what a decoder layer saves for backward. They were fitted to a trace of live storages over fake
 tensors (Qwen2 and Llama shapes, 0.5B to 7B, LoRA and full, with and without checkpointing, bfloat16 and float32), which
-itself came out 0.1 to 0.8 % under what an H100 measured; the tests hold the traced cells. Errors are kept on the safe side.
+itself came out 0.1 to 0.8 % under what an H100 measured; the tests hold the traced cells. Errors are on the safe side.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ LIBRARY_WORKSPACE = int(0.14 * GIB)
 CUDA_CONTEXT = int(0.75 * GIB)
 """Measured on an H100: what the card shows above the allocator."""
 CPU_LIBRARIES = int(0.9 * GIB)
-"""Resident size of a process that has imported torch, transformers, peft and swift."""
-RESERVED_LOW, RESERVED_MEAN, RESERVED_HIGH = 1.03, 1.10, 1.19
-"""Allocator over allocated: 3 to 19 % measured (fragmentation); the mean between."""
+"""Resident size of a training process before its model: 0.4 GiB with torch, transformers and peft, the rest swift's."""
+RESERVED = {"cpu": (1.1, 1.6, 2.0), "other": (1.03, 1.10, 1.19)}
+"""Allocator over live tensors: low, middle, high. CUDA: 3 to 19 % measured (fragmentation). CPU: SmolLM2 in float32
+had 1.5, 1.7 and 2.0 times its tensors resident after three steps (2 x 256, 4 x 256, 2 x 512 with checkpointing); the
+C library keeps freed blocks below 32 MB. With MALLOC_MMAP_THRESHOLD_=1048576 it was 1.1."""
 NF4_BYTES = 0.5 + 0.127 / 8
 """Per weight: 4 bits, and 0.127 bits of block scales (blocks of 64, scales quantized again)."""
 OPTIMIZER_COPIES = {
@@ -89,8 +91,8 @@ class MemoryEstimate:
     Attributes:
         parts: weights adapter gradients optimizer activations logits workspace; they sum to the peak.
         peak_bytes: live tensors (what torch's max_memory_allocated says).
-        reserved_bytes: with the allocator's slack; `low` and `high` bound it.
-        device_bytes: with the context (what nvidia-smi shows), or on a CPU the process's resident size.
+        reserved_bytes: with the allocator's slack; `low` and `high` bound it. On a CPU: the process's resident size.
+        device_bytes: with the context (what nvidia-smi shows); on a CPU the same as reserved.
         moment: loss, layer or update: when the peak is reached.
         assumed: what of the model's shape was not known.
     """
@@ -196,7 +198,7 @@ def _logits(shape: ModelShape, settings: MemorySettings) -> int:
     tokens = settings.tokens
     if settings.fused_loss:
         slices = math.ceil(shape.vocabulary / shape.hidden)
-        tokens = min(tokens, 2 ** math.ceil(math.log2(max(tokens / slices, 1))))
+        tokens = min(tokens, 1 << math.ceil(math.log2(max(tokens / slices, 1))))
         return 3 * 4 * shape.vocabulary * tokens + settings.width * shape.hidden * settings.tokens
     return 3 * 4 * shape.vocabulary * tokens
 
@@ -210,14 +212,16 @@ def _workspace(shape: ModelShape, method: Method, settings: MemorySettings) -> i
 
 def _estimate(parts: dict[str, int], moment: str, shape: ModelShape, settings: MemorySettings) -> MemoryEstimate:
     peak = sum(parts.values())
-    reserved = int(peak * RESERVED_MEAN)
+    cpu = settings.device == "cpu"
+    libraries = CPU_LIBRARIES if cpu else 0
+    low, reserved, high = (int(peak * factor) + libraries for factor in RESERVED["cpu" if cpu else "other"])
     return MemoryEstimate(
         parts=parts,
         peak_bytes=peak,
         reserved_bytes=reserved,
-        device_bytes=reserved + (CPU_LIBRARIES if settings.device == "cpu" else CUDA_CONTEXT),
-        low=int(peak * RESERVED_LOW),
-        high=int(peak * RESERVED_HIGH),
+        device_bytes=reserved + (0 if cpu else CUDA_CONTEXT),
+        low=low,
+        high=high,
         moment=moment,
         assumed=shape.assumed,
     )

@@ -7,10 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from autoswift.domain.profile import Device, HardwareProfile
+from autoswift.domain.profile import GIB, Device, HardwareProfile
 from autoswift.errors import InputError
 from autoswift.hardware import cards, host
 from autoswift.hardware.cpu_rate import cpu_rates
+from autoswift.hardware.notes import note
 from autoswift.run.files import dumps, read_json
 
 CPU_TRAINING_SHARE = 0.5
@@ -33,7 +34,7 @@ def probe(where: Path) -> HardwareProfile:
         name=name,
         memory_bytes=memory,
         free_bytes=free,
-        bf16=False,  # runs, but without AMX slower than float32; a test of the instructions belongs to the deeper probe
+        bf16=False,  # computed, but without AMX slower than float32
         tflops=round(gflops * CPU_TRAINING_SHARE / 1000, 4),
         tflops_source=f"measured: {gflops:.0f} GFLOP/s in float32 matrix products x {CPU_TRAINING_SHARE:g} sustained"
         if gflops
@@ -41,7 +42,7 @@ def probe(where: Path) -> HardwareProfile:
     )
     found, notes = cards.accelerators(memory, free)
     if host.limited_by_cgroup():
-        notes = (*notes, "a container limit is lower than the machine")
+        notes = (*notes, note("container_limit", cores=cores, memory=f"{memory / GIB:.1f}"))
     return HardwareProfile(
         devices=(*found, cpu),
         cpu_name=name,

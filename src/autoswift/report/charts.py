@@ -17,8 +17,8 @@ from autoswift.report.words import number
 
 MOST_POINTS = 120
 """Of one curve: more cannot be told apart on a page."""
-LEFT, RIGHT = 1.5, 96.0
-"""Per cent of the width between which data are drawn: dots at the ends stay inside."""
+LEFT, RIGHT = 7.0, 97.0
+"""Per cent of the width between which data are drawn: clear of the numbers at the left, dots at the end inside."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,12 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _tick(value: float) -> str:
+    """A tick's label: no digits that say nothing."""
+    size = abs(value)
+    return f"{value:,.10g}" if size >= 1e-3 or size == 0 else number(value, 1)
+
+
 def _text(x: str, y: float, words: str, style: str = "", anchor: str = "start") -> str:
     return f'<text x="{x}" y="{y:.1f}" class="{style}" text-anchor="{anchor}">{escape(words)}</text>'
 
@@ -78,7 +84,9 @@ def _dot(x: float, y: float, radius: float, style: str, title: str = "") -> str:
 
 
 def _rect(x: float, y: float, width: float, height: float, style: str) -> str:
-    return f'<rect x="{x:.2f}%" y="{y:.1f}" width="{max(width, 0.3):.2f}%" height="{height:.1f}" rx="2" class="{style}"/>'
+    return (
+        f'<rect x="{x:.2f}%" y="{y:.1f}" width="{max(width, 0.3):.2f}%" height="{height:.1f}" rx="2" class="{style}"/>'
+    )
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -95,7 +103,7 @@ def _frame(title: str, height: int, low: float, high: float) -> tuple[list[str],
     body = []
     for tick in ticks(low, high):
         body.append(f'<line x1="0" y1="{y(tick):.1f}" x2="100%" y2="{y(tick):.1f}" class="grid"/>')
-        body.append(_text("0", y(tick) - 4, number(round(tick, 10)), "tick"))
+        body.append(_text("0", y(tick) - 4, _tick(round(tick, 10)), "tick"))
     return body, y, bottom
 
 
@@ -120,13 +128,13 @@ def lines(
     x = scale(min(xs), max(xs), LEFT, RIGHT)
     for tick in x_values or ticks(min(xs), max(xs), 5):
         anchor = "start" if x(tick) < 4 else "end" if x(tick) > 94 else "middle"
-        body.append(_text(f"{x(tick):.2f}%", bottom + 17, number(round(tick, 10)), "tick", anchor))
+        body.append(_text(f"{x(tick):.2f}%", bottom + 17, _tick(round(tick, 10)), "tick", anchor))
     for one in series:
         shown = _thinned(one.points)
         hint = f"<title>{escape(one.label)}</title>"
         body.append(f'<g class="line {escape(one.style)}">{hint}')
         body.extend(_line(x(a[0]), y(a[1]), x(b[0]), y(b[1]), "") for a, b in zip(shown, shown[1:], strict=False))
-        if len(shown) <= 6 and not one.broken:
+        if len(shown) <= 4 and not one.broken:
             body.extend(_dot(x(px), y(py), 3.5, "dot", f"{one.label}: {number(py)}") for px, py in shown)
         body.append("</g>")
         if one.broken and shown:
@@ -187,7 +195,7 @@ def whiskers(title: str, rows: Sequence[tuple[str, Span | None, Span | None]], l
         for tick in ticks(low, high, 5):
             body.append(_line(x(tick), top + 47, x(tick), top + 50, "grid"))
             if x(tick) < 95:
-                body.append(_text(f"{x(tick):.2f}%", top + 44, number(round(tick, 10)), "tick", "start"))
+                body.append(_text(f"{x(tick):.2f}%", top + 44, _tick(round(tick, 10)), "tick", "start"))
         for offset, span, style, label in ((12, base, "base", labels[0]), (26, tuned, "tuned", labels[1])):
             if span is not None:
                 body.append(_whisker(span, x, top + offset, style, label))
@@ -238,13 +246,11 @@ def columns(title: str, counts: Sequence[tuple[float, float, float]], *, height:
     low, high = counts[0][0], counts[-1][1]
     x, bottom = scale(low, high, 0.0, 100.0), height - 22.0
     y = scale(0.0, max(c for _, _, c in counts) or 1.0, bottom, 8.0)
-    body = [
-        _rect(x(a), y(c), x(b) - x(a) - 0.3, bottom - y(c), "bar") for a, b, c in counts if c > 0
-    ]
+    body = [_rect(x(a), y(c), x(b) - x(a) - 0.3, bottom - y(c), "bar") for a, b, c in counts if c > 0]
     body.append(f'<line x1="0" y1="{bottom:.1f}" x2="100%" y2="{bottom:.1f}" class="grid"/>')
     for tick in ticks(low, high, 6):
         anchor = "start" if x(tick) < 3 else "end" if x(tick) > 96 else "middle"
-        body.append(_text(f"{x(tick):.2f}%", bottom + 16, number(round(tick, 10)), "tick", anchor))
+        body.append(_text(f"{x(tick):.2f}%", bottom + 16, _tick(round(tick, 10)), "tick", anchor))
     return svg(height, title, body)
 
 
@@ -256,7 +262,7 @@ def strip(title: str, marks: Sequence[tuple[str, float]], most: float) -> Markup
         marks: name and value of each, ascending.
         most: right end of the line.
     """
-    x = scale(0.0, most or 1.0, LEFT, RIGHT)
+    x = scale(0.0, most or 1.0, 0.5, RIGHT)
     body = ['<line x1="0" y1="34" x2="100%" y2="34" class="grid"/>']
     for index, (name, value) in enumerate(marks):
         place = x(value)

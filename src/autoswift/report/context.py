@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from autoswift.domain.plan import Plan
@@ -113,7 +114,7 @@ def _run(source: Source) -> dict[str, Any]:
         "id": state["id"],
         "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(float(state.get("created", 0)))),
         "sentence": source.task.sentence,
-        "state": state.get("state", "new"),
+        "state": _state(source),
         "error": state.get("error"),
         "reasons": (state.get("result") or {}).get("partial_reasons") or [],
         "task": source.task,
@@ -122,6 +123,16 @@ def _run(source: Source) -> dict[str, Any]:
     }
 
 
+def _state(source: Source) -> str:
+    """The run's state; the report is written just before its end, when the result already stands in run.json."""
+    state, result = str(source.state.get("state", "new")), source.state.get("result")
+    if state == "running" and result:
+        return "partial" if result.get("partial_reasons") else "done"
+    return state
+
+
+MOST_PROBLEMS = 12
+"""Findings shown one by one; the rest is counted."""
 FACTS = ("goal", "domain", "language", "modality", "deploy", "hardware")
 
 
@@ -159,14 +170,18 @@ def _data(source: Source) -> dict[str, Any] | None:
         chart = charts.strip(title, marks, float(stats["max"]))
     else:
         chart = None
-    removed = profile.get("removed") or {}
+    removed = dict(profile.get("removed") or {})
+    if source.value("recount").get("removed_too_long"):
+        removed["removed_too_long"] = int(source.value("recount")["removed_too_long"])
+    shown = profile | {"path": Path(str(profile.get("path", ""))).name}
+    problems = [one | {"file": Path(str(one.get("file", ""))).name} for one in profile.get("problems") or []]
     return {
-        "profile": profile,
+        "profile": shown,
         "removed": sorted(removed.items(), key=lambda item: -item[1]),
         "removed_total": sum(removed.values()),
         "flagged": sorted((profile.get("flagged") or {}).items(), key=lambda item: -item[1]),
-        "problems": (profile.get("problems") or [])[:12],
-        "more_problems": max(0, len(profile.get("problems") or []) - 12),
+        "problems": problems[:MOST_PROBLEMS],
+        "more_problems": max(0, len(problems) - MOST_PROBLEMS),
         "lengths": chart,
         "lengths_title": title,
         "stats": stats,

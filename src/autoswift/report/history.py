@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SECONDARY = frozenset(
-    {"nll", "loss", "latency_seconds", "tokens_per_second", "memory_bytes", "learning_rate", "grad_norm", "tokens", "epoch"}
+    {
+        "nll",
+        "loss",
+        "latency_seconds",
+        "tokens_per_second",
+        "memory_bytes",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "epoch",
+    }
 )
 """Measured beside a task's metric; whatever else a trial reports is the metric."""
 

@@ -92,16 +92,33 @@ def evaluation(source: Source) -> dict[str, Any] | None:
         [(words.named("metric", r["name"], source.language), span(r["base"]), span(r["tuned"])) for r in rows],
         (source.say("base"), source.say("tuned")),
     )
+    for name in ("distinct_answers", "seconds_per_answer"):
+        before, after = ((value.get(model) or {}).get(name) for model in ("base", "tuned"))
+        if before is not None and after is not None:
+            rows.append({"name": name, "base": {"value": before}, "tuned": {"value": after}, "difference": {}})
+    examples = [one | {"prompt": _prompt(source, one.get("prompt"))} for one in (value.get("examples") or [])[:8]]
     opened = value.get("test_opened")
     return {
         "rows": rows,
         "count": value.get("rows"),
         "percent": round(float(value.get("confidence") or 0.95) * 100),
         "wins": value.get("wins"),
-        "examples": (value.get("examples") or [])[:8],
+        "examples": examples,
         "opened": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(opened))) if opened else "",
         "chart": chart,
     }
+
+
+def _prompt(source: Source, prompt: Any) -> str:
+    """A prompt as text: the question alone, or the whole conversation by role when there was more than one turn."""
+    if not isinstance(prompt, list):
+        return str(prompt or "")
+    turns = [turn for turn in prompt if isinstance(turn, dict) and turn.get("content")]
+    spoken = [turn for turn in turns if turn.get("role") != "system"]
+    if len(spoken) == 1:
+        return str(spoken[0]["content"])
+    named = [(words.named("role", str(turn.get("role", "")), source.language), turn["content"]) for turn in spoken]
+    return "\n".join(f"{role}: {content}" for role, content in named)
 
 
 def serving(source: Source) -> dict[str, Any]:
@@ -170,7 +187,7 @@ def _limits_of_training(source: Source) -> list[str]:
     data_language = (source.value("understand").get("data_profile") or {}).get("language")
     if plan is not None and plan.model.languages and data_language not in (None, "", "mixed", *plan.model.languages):
         language = words.named("word.language", str(data_language), source.language)
-        found.append(source.say("limit.language", language=language, model=plan.model.id))
+        found.append(source.say("limit.language", lang=language, model=plan.model.id))
     return found
 
 

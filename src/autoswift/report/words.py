@@ -8,6 +8,8 @@ from typing import Any
 from autoswift.tables import has_text, text
 
 NOTHING = "–"
+_ELSEWHERE = {"symptom": "recover"}
+"""Groups of words whose texts another room owns."""
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -51,7 +53,13 @@ def size(amount: Any) -> str:
         return NOTHING
     for unit in ("B", "KiB", "MiB"):
         if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.3g} {unit}" if amount < 100 else f"{amount:.0f} {unit}"
+            return (
+                f"{amount:.0f} {unit}"
+                if unit == "B"
+                else f"{amount:.3g} {unit}"
+                if amount < 100
+                else f"{amount:.0f} {unit}"
+            )
         amount /= 1024
     return f"{amount:.1f} GiB"
 
@@ -63,7 +71,7 @@ def value(shown: Any, language: str) -> str:
     if isinstance(shown, bool):
         return text("yes" if shown else "no", language)
     if isinstance(shown, float):
-        return number(shown)
+        return f"{shown:.0f}" if shown.is_integer() and abs(shown) < 10_000 else number(shown)
     if isinstance(shown, int):
         return f"{shown:,}" if abs(shown) >= 10_000 else str(shown)
     if isinstance(shown, list | tuple):
@@ -75,8 +83,10 @@ def value(shown: Any, language: str) -> str:
 
 def named(group: str, name: str, language: str) -> str:
     """The readable name of a word of the record (a stage, a metric, a reason), or the word itself when it has none."""
-    key = f"report.{group}.{name}"
-    return text(key, language) if has_text(key, language) else name.replace("_", " ")
+    for key in (f"report.{group}.{name}", f"{_ELSEWHERE.get(group, 'report')}.{group}.{name}"):
+        if has_text(key, language):
+            return text(key, language)
+    return name.replace("_", " ")
 
 
 def note(row: dict[str, Any], language: str) -> str:

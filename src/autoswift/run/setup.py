@@ -234,7 +234,7 @@ class _Installation:
             return ChildFailed(
                 f"The training environment could not be installed: the index has no {match[1]} for this machine.",
                 why,
-                f"This is Python {sys.version_info.major}.{sys.version_info.minor}; 3.11 and 3.12 on Linux have all "
+                f"This is Python {sys.version_info.major}.{sys.version_info.minor}; 3.11 to 3.13 on Linux have all "
                 "packages. A mirror may lag: set PIP_INDEX_URL to a complete one.",
             )
         return ChildFailed(

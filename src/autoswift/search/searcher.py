@@ -45,7 +45,7 @@ class Search:
 
         Proposal k depends on the seed, on k, and on the outcomes of trials before it, nothing else.
         """
-        made = []
+        made: list[Proposal] = []
         while len(made) < n and len(self.proposals) < self.plan.search.trials:
             number = len(self.proposals) + 1
             proposal = self._propose(number)

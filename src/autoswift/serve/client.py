@@ -73,7 +73,7 @@ def request(address: str, path: str, body: Any = None, timeout: float = ANSWER_S
         raise StageFailed(
             f"Nothing answers at {url}.",
             f"{type(exc).__name__}: {exc}",
-            "Start the server with `autoswift serve RUN`; its log is logs/serve.log in the run folder.",
+            "Start it again with `autoswift resume RUN`; its log is logs/serve.log in the run folder.",
         ) from exc
     if answer.is_success:
         return answer.json()

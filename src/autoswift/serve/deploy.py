@@ -24,6 +24,7 @@ from autoswift.serve import ports
 from autoswift.serve.client import chat, curl_example
 from autoswift.serve.engines import engine_named, loopback_only
 from autoswift.serve.state import State, deployment, fingerprint, read_state, serve_folder, supervised
+from autoswift.tables import text
 
 __all__ = ["chat", "curl_example", "deploy", "status", "stop"]
 
@@ -49,7 +50,7 @@ def deploy(
         artifact: its path is relative to the run folder, or absolute.
         engine_name: built in, of a plug-in, or `package.module:Class`.
         settings: model_name, context (tokens of one request), parallel, threads, python, model_type?, template?,
-            host? (this machine only), port? (8000 when free).
+            host? (this machine only), port? (8000 when free), language? (of the note about a taken port).
         journal: gets `deployed`, and a `note` when the port is another than asked.
 
     Raises:
@@ -112,7 +113,8 @@ def _on_some_port(run_folder: Path, request: dict[str, Any], journal: Journal) -
         if state["state"] == "running":
             if port != preferred:
                 told = {"wanted": preferred, "port": port}
-                journal.event("note", stage="serve", key="serve.port_taken", values=told)
+                said = text("serve.port_taken", str(settings.get("language") or "en"), **told)
+                journal.event("note", stage="deploy", text=said, level="warn", key="serve.port_taken", values=told)
             return state
         stop(run_folder)
         refused.add(port)
@@ -120,7 +122,7 @@ def _on_some_port(run_folder: Path, request: dict[str, Any], journal: Journal) -
             raise StageFailed(
                 f"The model could not be served with {request['engine']}.",
                 state["reason"] or log_tail(Path(request["log"])),
-                "The whole log is logs/serve.log in the run folder; `autoswift serve RUN` tries again.",
+                "The whole log is logs/serve.log in the run folder; `autoswift resume RUN` tries again.",
             )
 
 

@@ -87,8 +87,8 @@ def deployment(state: State) -> Deployment:
 
 
 def fingerprint(path: Path, artifact: Artifact, engine: str, settings: dict[str, Any]) -> str:
-    """Identity of what would be served: the files by size and time, the engine, and the settings without the port."""
+    """Identity of what would be served: its files by size and time, the engine, what changes answers or speed."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    kept = {name: value for name, value in settings.items() if name != "port"}
+    kept = {name: value for name, value in settings.items() if name not in ("port", "language", "patience")}
     return digest([engine, artifact.hashes, seen, kept])

@@ -22,8 +22,8 @@ class SwiftDeploy:
 
         Args:
             artifact: a folder with config.json and weights, by absolute path.
-            settings: host, port, model_name, context (tokens of one prompt), parallel, threads, python; model_type and template where the folder
-                does not tell them; precision (default float32, as a CPU computes).
+            settings: host, port, model_name, context (tokens of one prompt), parallel, threads, python; model_type
+                and template where the folder does not tell them; precision (default float32, as a CPU computes).
 
         Raises:
             InputError: when the artefact is no model folder or the host is not this machine.

@@ -60,7 +60,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """/v1/chat/completions."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        words = str(body["messages"][-1]["content"]).split()
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            self._answer(400, {"error": {"message": "messages must be a list"}})
+            return
+        words = str(messages[-1]["content"]).split()
         if len(words) > 100:
             self._answer(400, {"error": {"message": "exceeds the available context size"}})
             return

@@ -88,8 +88,16 @@ def synthetic_run(out: Path, *, language: Language = "zh", end: End = "done") ->
         _result(record, w, "done", ())
         return record
     if end == "failed":
-        what = "The merged model differs from base + adapter." if not zh else "合并后的模型与“基座 + 适配器”的输出不一致。"
-        error = {"error": "PostCheckFailed", "what": what, "why": "0.41 > 0.05", "fix": "autoswift resume", "exit_code": 4}
+        what = (
+            "The merged model differs from base + adapter." if not zh else "合并后的模型与“基座 + 适配器”的输出不一致。"
+        )
+        error = {
+            "error": "PostCheckFailed",
+            "what": what,
+            "why": "0.41 > 0.05",
+            "fix": "autoswift resume",
+            "exit_code": 4,
+        }
         w.event("stage", stage="train", state="failed", error="PostCheckFailed", what=what)
         w.event("done", state="failed", error=error)
         record.update(state="failed", error=error)
@@ -194,8 +202,18 @@ def _decisions(zh: bool, max_length: int) -> tuple[Decision, ...]:
             reverse_when="memory_free > 8 GiB",
             source="formula",
         ),
-        one("max_length", max_length, ("The longest row has 310 tokens.", "最长的一条有 310 个 token。"), source="measurement"),
-        one("learning_rate", 2e-4, ("Usual for LoRA at this size.", "这一规模的 LoRA 通常如此。"), evidence=("[1e-5, 1e-3]",)),
+        one(
+            "max_length",
+            max_length,
+            ("The longest row has 310 tokens.", "最长的一条有 310 个 token。"),
+            source="measurement",
+        ),
+        one(
+            "learning_rate",
+            2e-4,
+            ("Usual for LoRA at this size.", "这一规模的 LoRA 通常如此。"),
+            evidence=("[1e-5, 1e-3]",),
+        ),
         one("lora_rank", 8, ("You fixed it.", "你指定的。"), source="user"),
         one(
             "per_device_train_batch_size",
@@ -239,7 +257,10 @@ def _plan(zh: bool, revision: int) -> Plan:
         optimizer="adamw_torch",
         threads=2,
     )
-    space = {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}, "effective_batch_size": {"choices": [4, 8, 16], "prior": 8}}
+    space = {
+        "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+        "effective_batch_size": {"choices": [4, 8, 16], "prior": 8},
+    }
     seconds = {"search": 900.0, "train": 600.0, "merge": 20.0, "evaluate": 120.0, "export": 15.0, "loadtest": 40.0}
     return Plan(
         revision=revision,
@@ -262,7 +283,12 @@ def _plan(zh: bool, revision: int) -> Plan:
             metric="chrf", validation_rows=16, test_rows=60, max_new_tokens=96, generation_batch_size=8
         ),
         serving=ServingSettings(
-            engine="llamacpp", format="q8_0", context=2048, parallel=4, load_parallel=(1, 2, 4), load_requests=(4, 8, 16)
+            engine="llamacpp",
+            format="q8_0",
+            context=2048,
+            parallel=4,
+            load_parallel=(1, 2, 4),
+            load_requests=(4, 8, 16),
         ),
         estimate=Estimate(
             peak_memory_bytes=int(1.9 * GIB),
@@ -309,8 +335,10 @@ def _out_of_memory(w: _Writer, number: int) -> float:
     w.trial("started", number, attempt=1, tokens=20_000, overrides={}, total_steps=20)
     w.now += 21.0
     evidence = "DefaultCPUAllocator: can't allocate memory"
-    w.event("symptom", trial=number, attempt=1, symptom="out_of_memory", evidence=evidence)
-    w.trial("ended", number, attempt=1, outcome=Outcome(status="failed", symptom="out_of_memory", device_seconds=21.0))
+    w.event("symptom", trial=number, attempt=1, symptom="host_out_of_memory", evidence=evidence)
+    w.trial(
+        "ended", number, attempt=1, outcome=Outcome(status="failed", symptom="host_out_of_memory", device_seconds=21.0)
+    )
     changes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
     because = "Half the micro-batch, twice the accumulation: the effective batch stays 16."
     decision = Decision(name="per_device_train_batch_size", value=2, because=because, evidence=(evidence,))
@@ -326,7 +354,9 @@ def _one_trial(w: _Writer, number: int, attempt: int, rate: float, status: str, 
         if status == "pruned" and step > steps // 2:
             break
         w.now += 6.4
-        loss: float | None = 1.6 + 2.2 * math.exp(-step * (rate * 1200) ** 0.5 / 9) + 0.05 * math.sin(step * 1.7 + number)
+        loss: float | None = (
+            1.6 + 2.2 * math.exp(-step * (rate * 1200) ** 0.5 / 9) + 0.05 * math.sin(step * 1.7 + number)
+        )
         if status == "failed" and step > steps // 2:
             loss = None
         metrics = {"loss": loss, "learning_rate": rate, "grad_norm": 1.1, "tokens": step * 1000.0}
@@ -334,8 +364,8 @@ def _one_trial(w: _Writer, number: int, attempt: int, rate: float, status: str, 
         w.trial("progress", number, attempt=attempt, step=step, total_steps=steps, metrics=metrics | more)
     seconds = w.now - begin
     if status == "failed":
-        w.event("symptom", trial=number, attempt=attempt, symptom="nan_loss", evidence="loss is NaN at step 12")
-        outcome = Outcome(status="failed", symptom="nan_loss", device_seconds=seconds, steps=12)
+        w.event("symptom", trial=number, attempt=attempt, symptom="nan", evidence="loss is NaN at step 12")
+        outcome = Outcome(status="failed", symptom="nan", device_seconds=seconds, steps=12)
     else:
         metrics = {"chrf": metric, "nll": 2.9 - metric / 50, "latency_seconds": 0.82}
         w.trial("evaluated", number, attempt=attempt, step=step, metrics=metrics)
@@ -355,7 +385,7 @@ def _after_search(w: _Writer, zh: bool) -> None:
     train |= {"parameters": {"learning_rate": 8.1e-4, "effective_batch_size": 4, "lora_rank": 8}, "commands": [argv]}
     w.finish("train", spent, train)
     checks = [
-        {"name": "adapter_non_zero", "passed": True, "measured": 0.031},
+        {"name": "adapter_not_zero", "passed": True, "measured": 0.031},
         {"name": "merged_equals_base_plus_adapter", "passed": True, "measured": "max 0.0004 <= 0.05"},
     ]
     merge = ["swift", "export", "--adapters", "trials/0/checkpoint-120", "--merge_lora", "true"]
@@ -388,14 +418,21 @@ def _evaluation(zh: bool, now: float) -> dict[str, Any]:
     nll = {"nll": Score(value=3.41)}, {"nll": Score(value=2.19)}
     difference = {"chrf": Score(value=18.4, low=15.5, high=21.4), "rouge_l": Score(value=23.9, low=20.1, high=27.8)}
     ask = "快递三天没动了，怎么办？" if zh else "My parcel has not moved for three days."
-    good = "您好，很抱歉给您带来不便，我马上为您联系快递核实。" if zh else "Sorry about that, I will ask the carrier now."
-    rows = [{"prompt": f"{ask} ({n})", "reference": good, "base": f"I am not sure. {HOSTILE}", "tuned": good} for n in range(8)]
+    good = (
+        "您好，很抱歉给您带来不便，我马上为您联系快递核实。" if zh else "Sorry about that, I will ask the carrier now."
+    )
+    before = {"role": "assistant", "content": "您好" if zh else "Hello"}
+    rows = []
+    for n in range(8):
+        asked = [{"role": "user", "content": f"{ask} ({n})"}]
+        prompt = [{"role": "user", "content": "在吗"}, before, *asked] if n == 7 else asked
+        rows.append({"prompt": prompt, "reference": good, "base": f"I am not sure. {HOSTILE}", "tuned": good})
     return {
         "metric": "chrf",
         "rows": 60,
         "confidence": 0.95,
-        "base": {"scores": base | nll[0]},
-        "tuned": {"scores": tuned | nll[1]},
+        "base": {"scores": base | nll[0], "seconds_per_answer": 0.9, "distinct_answers": 0.4},
+        "tuned": {"scores": tuned | nll[1], "seconds_per_answer": 0.7, "distinct_answers": 0.9},
         "difference": difference,
         "wins": {"tuned": 51, "base": 4, "ties": 5},
         "examples": rows,

@@ -87,7 +87,9 @@ def _identifier() -> LanguageIdentifier:
     """py3langid with probabilities; loaded only for texts whose script does not say it (it takes half a second)."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    # 0.4 renamed it, when the model stopped being a pickle.
+    load = getattr(LanguageIdentifier, "from_model_file", None) or LanguageIdentifier.from_pickled_model
+    return load(MODEL_FILE, norm_probs=True)
 
 
 def reading_language(language: str) -> str:

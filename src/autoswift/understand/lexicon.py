@@ -11,7 +11,7 @@ from typing import Any
 
 from autoswift.tables import table
 
-CLAUSE_END = re.compile(r"[,.;:!?，。；：！？、\n]|\s[-–—]\s|——")  # noqa: RUF001
+CLAUSE_END = re.compile(r"[,.;:!?，。；：！？、\n]|\s[-–—]\s|——")
 REACH_ZH, REACH_EN = 10, 40
 """Characters that a negation reaches forward within its clause: about four Chinese words, six English ones."""
 NEAR = 24
@@ -19,7 +19,7 @@ NEAR = 24
 TYPO_LETTERS = 7
 """Shorter words are not corrected: one changed letter makes another common word of them (baking, banking)."""
 EMPLOYER, SELF, ABOUT = 0.3, 0.5, 0.3
-"""What is left of a word's weight when it only names who asks ("律所", "I'm a lawyer") or a topic ("about a lawyer")."""
+"""What is left of a word's weight when it only names who asks ("I'm a lawyer") or a topic ("about a lawyer")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,43 @@ def alternation(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(word_pattern(w) for w in sorted(set(words), key=lambda w: (-len(w), w))))
 
 
+@dataclass(frozen=True, slots=True)
+class _Facet:
+    """A facet's words: one pattern by first character, and for each normalised word the values it speaks for.
+
+    One alternation of all words would try each of them at every character: 30 times slower on a data sample.
+    """
+
+    starts: dict[str, re.Pattern[str]]
+    speaks: dict[str, list[tuple[str, float]]]
+
+    def matches(self, text: str) -> list[re.Match[str]]:
+        """The words in a text, leftmost and longest, without overlap."""
+        found: list[re.Match[str]] = []
+        end = 0
+        for start in _STARTS.finditer(text):
+            at = start.start()
+            pattern = self.starts.get(text[at])
+            if at >= end and pattern and (m := pattern.match(text, at)):
+                found.append(m)
+                end = m.end()
+        return found
+
+
+_STARTS = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
+
+
 @cache
-def _facet(facet: str) -> tuple[re.Pattern[str], dict[str, list[tuple[str, float]]]]:
-    """The pattern of a facet, and for each normalised word the values it speaks for."""
+def _facet(facet: str) -> _Facet:
     speaks: dict[str, list[tuple[str, float]]] = {}
     for value, weights in table("understand")[facet].items():
         for weight, words in weights.items():
             for word in words:
                 speaks.setdefault(_key(word), []).append((value, float(weight)))
-    return alternation(speaks), speaks
+    starts: dict[str, list[str]] = {}
+    for word in speaks:
+        starts.setdefault(word[0], []).append(word)
+    return _Facet({first: alternation(words) for first, words in starts.items()}, speaks)
 
 
 def _key(word: str) -> str:
@@ -133,10 +161,10 @@ def hits(text: str, facet: str) -> list[Hit]:
 
     A word that stands twice is returned twice; `none` hits are left out, having taken their words away.
     """
-    pattern, speaks = _facet(facet)
+    lexicon = _facet(facet)
     found: list[Hit] = []
-    for m in pattern.finditer(text):
-        values = _lookup(m.group(), speaks)
+    for m in lexicon.matches(text):
+        values = _lookup(m.group(), lexicon.speaks)
         if not values or any(value == "none" for value, _ in values):
             continue
         refused = negated(text, m.start())
@@ -172,7 +200,7 @@ def confidence(best: float, second: float) -> float:
 
 @cache
 def _single_words() -> frozenset[str]:
-    names = {w for facet in ("domain", "goal", "modality", "deploy") for w in _facet(facet)[1]}
+    names = {w for facet in ("domain", "goal", "modality", "deploy") for w in _facet(facet).speaks}
     return frozenset(w for w in names if w.isascii() and w.isalpha() and len(w) >= TYPO_LETTERS)
 
 
@@ -183,7 +211,12 @@ def corrected(word: str) -> str | None:
     if word in known or word.removesuffix("s") in known or word in table("understand")["not_typos"]:
         return None
     for name in sorted(known):
-        if abs(len(name) - len(word)) <= 1 and name[0] == word[0] and not word.startswith(name) and _one_slip(name, word):
+        if (
+            abs(len(name) - len(word)) <= 1
+            and name[0] == word[0]
+            and not word.startswith(name)
+            and _one_slip(name, word)
+        ):
             return name
     return None
 

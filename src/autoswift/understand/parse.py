@@ -225,9 +225,14 @@ def _rows_of(value: Any, text: str) -> tuple[list[Any] | None, list[int]]:
         return None, []
     lists = {k: v for k, v in value.items() if isinstance(v, list)}
     tables = {k: v for k, v in lists.items() if v and all(isinstance(x, dict | list) for x in v)}
-    is_turns = any({"role", "from", "content", "value", "speaker"} & x.keys() for v in tables.values() for x in v[:1] if isinstance(x, dict))
+    is_turns = any(
+        {"role", "from", "content", "value", "speaker"} & x.keys()
+        for v in tables.values()
+        for x in v[:1]
+        if isinstance(x, dict)
+    )
     if len(tables) == 1 and not is_turns:
-        (key, rows), = tables.items()
+        ((key, rows),) = tables.items()
         at = max(0, text.find(f'"{key}"'))
         start = text.find("[", at)
         try:
@@ -279,7 +284,7 @@ def delimited(text: str, findings: Findings, delimiter: str | None = None) -> Pa
                 continue
             if header is None:
                 header = _header(cells, findings, begin)
-                if header is not None and header is not cells and not _named(cells):
+                if not _named(cells):
                     _table_row(parsed, header, cells, begin, findings)
                 continue
             _table_row(parsed, header, cells, begin, findings)
@@ -300,7 +305,7 @@ def _delimiter(text: str) -> str:
 def _named(cells: list[str]) -> bool:
     """Whether a first row reads like column names: short, distinct, none with the marks of a sentence."""
     names = [c.strip() for c in cells]
-    short = all(len(n) <= 40 and not re.search(r"[?？。！!]$|\n", n) for n in names)  # noqa: RUF001
+    short = all(len(n) <= 40 and not re.search(r"[?？。！!]$|\n", n) for n in names)
     return short and len(set(names)) == len(names) and any(names)
 
 

@@ -49,7 +49,7 @@ class RawData:
     problems: tuple[Problem, ...] = ()
 
 
-def read(path: Path, columns: Mapping[str, str] = {}, *, language: str = "en") -> RawData:  # noqa: B006
+def read(path: Path, columns: Mapping[str, str] = {}, *, language: str = "en") -> RawData:
     """Reads a data file.
 
     Args:
@@ -143,7 +143,7 @@ def _unpack(data: bytes, findings: Findings) -> bytes:
 
 
 def _text(data: bytes, findings: Findings) -> tuple[str, str]:
-    """The bytes as text, with line ends as \\n, and their encoding.
+    """The bytes as text, with plain line ends, and their encoding.
 
     Raises:
         DataError: null_bytes, binary_garbage, html_error_page.
@@ -154,7 +154,12 @@ def _text(data: bytes, findings: Findings) -> tuple[str, str]:
         zeros = text.count("\x00")
         if zeros > NULL_SHARE * len(text):
             printable = text.replace("\x00", "")
-            raise findings.error("binary_garbage" if encoding.is_binary(printable) else "null_bytes", where={"line": 1}, count=zeros, found="data")
+            raise findings.error(
+                "binary_garbage" if encoding.is_binary(printable) else "null_bytes",
+                where={"line": 1},
+                count=zeros,
+                found="data",
+            )
         findings.add("null_bytes", "warn", where={"line": 1 + text.count("\n", 0, text.index("\x00"))}, count=zeros)
         text = text.replace("\x00", "")
     if encoding.is_binary(text):

@@ -65,10 +65,10 @@ def understand(sentence: str, *, language: str | None = None) -> TaskProfile:
 
 def _with(profile: TaskProfile, fact: str, found: tuple[str, float, str]) -> TaskProfile:
     value, sure, words = found
-    evidence = profile.evidence | ({fact: words} if words else {})
-    return replace(
-        profile, **{fact: value}, confidence=profile.confidence | {fact: sure}, evidence=evidence  # type: ignore[arg-type]
-    )
+    changes: dict[str, Any] = {fact: value, "confidence": profile.confidence | {fact: sure}}
+    if words:
+        changes["evidence"] = profile.evidence | {fact: words}
+    return replace(profile, **changes)
 
 
 def _words(found: Iterable[Hit], value: str) -> str:
@@ -122,7 +122,9 @@ def _deploy(plain: str) -> tuple[str, float, str]:
     found = [
         h
         for h in lexicon.hits(plain, "deploy")
-        if (h.weight >= 3 and not _trained_there(plain, h)) or hints.runs_on(plain, h.start, h.end) or _edge_only(plain, h)
+        if (h.weight >= 3 and not _trained_there(plain, h))
+        or hints.runs_on(plain, h.start, h.end)
+        or _edge_only(plain, h)
     ]
     weights = {value: max(w, 2.0) for value, w in lexicon.scores(found).items()}
     if "k8s" in weights:  # "on Kubernetes in the cloud": the cluster is what the files are made for
@@ -190,7 +192,9 @@ def understand_batch(lines: Iterable[str | bytes | Mapping[str, Any]]) -> Iterat
             if not isinstance(text, str):
                 raise TypeError
         except (ValueError, KeyError, TypeError, RecursionError):
-            yield InputError(say("understand.batch_what", "en", line=number), "", say("understand.batch_fix", "en")).as_json()
+            yield InputError(
+                say("understand.batch_what", "en", line=number), "", say("understand.batch_fix", "en")
+            ).as_json()
             continue
         try:
             yield sentence_report(understand(text))

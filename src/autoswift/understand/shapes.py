@@ -60,7 +60,10 @@ def shape_of(row: Mapping[str, Any], given: Mapping[str, str]) -> Shape | None:
         return Shape("question_answer", "sft", columns)
     turns = "messages" in has and parse_turns(row[columns["messages"]]) is not None
     if turns:
-        sharegpt = "from" in str(row[columns["messages"]])[:200] and columns["messages"] in ("conversations", "conversation")
+        sharegpt = "from" in str(row[columns["messages"]])[:200] and columns["messages"] in (
+            "conversations",
+            "conversation",
+        )
         name = "sharegpt" if sharegpt else "messages" if columns["messages"] == "messages" else "dialogue"
         if "rejected" in has:
             return Shape("preference", "dpo", columns)
@@ -85,11 +88,17 @@ def _from_columns(row: Mapping[str, Any], columns: dict[str, str]) -> Shape | No
         label = row.get(columns.get("label", ""))
         if isinstance(label, bool):
             return Shape("prompt_completion", "kto", columns)
-        name = "alpaca" if "instruction" in has else "prompt_completion" if columns.get("user") == "prompt" else "question_answer"
+        name = (
+            "alpaca"
+            if "instruction" in has
+            else "prompt_completion"
+            if columns.get("user") == "prompt"
+            else "question_answer"
+        )
         return Shape(name, "sft", columns)
-    body = "text" if "text" in has else "user" if "user" in has else ""
+    body = next((role for role in ("text", "user", "input", "instruction") if role in has), "")
     if body and "label" in has:
-        return Shape("labelled", "classification", columns if body == "text" else columns | {"text": columns["user"]})
+        return Shape("labelled", "classification", {**columns, "text": columns[body]})
     if "speaker" in has and "text" in has:
         return Shape("turn_per_row", "sft", columns)
     if "text" in has and isinstance(row[columns["text"]], str):
@@ -107,12 +116,16 @@ def guess(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
     """
     sample = rows[:200]
     names = list(dict.fromkeys(k for r in sample for k in r))
-    texts = [n for n in names if sum(isinstance(r.get(n), str) and bool(_wordy(r[n])) for r in sample) >= 0.5 * len(sample)]
+    texts = [
+        n for n in names if sum(isinstance(r.get(n), str) and bool(_wordy(r[n])) for r in sample) >= 0.5 * len(sample)
+    ]
     distinct = {n: {str(r.get(n)) for r in sample} for n in names}
     labels = [
         n
         for n in names
-        if len(sample) >= 10 and len(distinct[n]) <= min(LABELS_MOST, len(sample) // 3) and max(map(len, distinct[n])) <= LABEL_LENGTH
+        if len(sample) >= 10
+        and len(distinct[n]) <= min(LABELS_MOST, len(sample) // 3)
+        and max(map(len, distinct[n])) <= LABEL_LENGTH
     ]
     bodies = [n for n in texts if n not in labels]
     if len(bodies) == 1 and len(labels) == 1:
@@ -137,7 +150,13 @@ def rewrite(row: Mapping[str, Any], shape: Shape) -> Row | None:
     """
     get = _Cells(row, shape.columns)
     media: dict[str, list[str]] = {}
-    makers = {"dpo": _preference, "classification": _labelled, "pretrain": _plain, "embedding": _pairs, "reranking": _pairs}
+    makers = {
+        "dpo": _preference,
+        "classification": _labelled,
+        "pretrain": _plain,
+        "embedding": _pairs,
+        "reranking": _pairs,
+    }
     out = makers.get(shape.task, _conversation)(get, media)
     if out is None:
         return None
@@ -196,7 +215,13 @@ def _conversation(get: _Cells, media: dict[str, list[str]]) -> Row | None:
         out: Row = {"messages": [*([] if any(t["role"] == "system" for t in turns) else _before(get)), *turns]}
     elif "assistant" in get.columns:
         question, answer = _prompt(get), get.text("assistant")
-        out = {"messages": [*_before(get), {"role": "user", "content": question}, {"role": "assistant", "content": answer or ""}]}
+        out = {
+            "messages": [
+                *_before(get),
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer or ""},
+            ]
+        }
     else:
         return None
     if isinstance(get.raw("label"), bool):
@@ -279,8 +304,10 @@ def _texts(value: Any) -> list[str]:
 
 
 def join_turns(rows: Sequence[Mapping[str, Any]], shape: Shape) -> list[tuple[int, Row]]:
-    """Conversations of a table that has one turn a row: by its conversation column, or a new one at each user's turn
-    after an answer. Each comes with the index of its first row."""
+    """Conversations of a table that has one turn a row, each with the index of its first row.
+
+    They go by the conversation column; without one, a user's turn after an answer begins the next.
+    """
     speaker, text, key = shape.columns["speaker"], shape.columns["text"], shape.columns.get("group")
     order: dict[Any, tuple[int, list[Turn]]] = {}
     current, last = 0, ""

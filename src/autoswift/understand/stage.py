@@ -20,9 +20,9 @@ from autoswift.understand.weigh import weigh
 SPLITS = ("train", "validation", "test")
 
 
-def profiles(sentence: str, data: str | None, columns: dict[str, str], seed: int, language: str) -> tuple[
-    TaskProfile, DataProfile, dict[str, list[dict[str, Any]]]
-]:
+def profiles(
+    sentence: str, data: str | None, columns: dict[str, str], seed: int, language: str
+) -> tuple[TaskProfile, DataProfile, dict[str, list[dict[str, Any]]]]:
     """Both profiles, weighed together, and the clean rows by split.
 
     Raises:

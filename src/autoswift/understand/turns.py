@@ -14,7 +14,7 @@ Turn = dict[str, str]
 ROLE_KEYS = ("role", "from", "speaker", "author", "sender", "角色", "说话人")
 TEXT_KEYS = ("content", "value", "text", "message", "utterance", "内容", "body")
 MEDIA = {"image": "images", "image_url": "images", "audio": "audios", "input_audio": "audios", "video": "videos"}
-_SPEAKER = re.compile(r"^\s*([^\s:：]{1,12})\s*[:：]\s*", re.MULTILINE)  # noqa: RUF001
+_SPEAKER = re.compile(r"^\s*([^\s:：]{1,12})\s*[:：]\s*", re.MULTILINE)
 
 
 @cache
@@ -27,12 +27,12 @@ def role_of(name: object) -> str | None:
     """The role that a name stands for, or None."""
     if not isinstance(name, str):
         return None
-    key = re.sub(r"[\d\s_:：]+$", "", name.strip().lower())  # noqa: RUF001
+    key = re.sub(r"[\d\s_:：]+$", "", name.strip().lower())
     return role_names().get(key) or role_names().get(name.strip().lower())
 
 
 def text_of(value: Any) -> str | None:
-    """What a cell says as text: strings as they are, numbers and truth values as JSON, a list's first text; else None."""
+    """What a cell says as text: a string as it is, a number or truth value as JSON, a list's first text; else None."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int | float):
@@ -161,5 +161,7 @@ def transcript(text: str) -> list[Turn] | None:
         return None
     turns = []
     for m, after in zip(marks, [*marks[1:], None], strict=True):
-        turns.append(_turn(role_of(m.group(1)) or "user", text[m.end() : after.start() if after else len(text)].strip()))
+        turns.append(
+            _turn(role_of(m.group(1)) or "user", text[m.end() : after.start() if after else len(text)].strip())
+        )
     return turns if {"user", "assistant"} <= {t["role"] for t in turns} else None
