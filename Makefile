@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 .PHONY: help venv demo test test-all test-faults lint bench lock wheel clean
 
 help:
-	@echo "make demo         one sentence and 40 conversations to a trained, measured, served model"
+	@echo "make demo         one sentence and 500 dialogues to a trained, measured, served model"
 	@echo "make test         unit and contract tests and one run from end to end"
 	@echo "make test-faults  kills, full disks, broken files"
 	@echo "make test-all     every test"
@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml scripts/venv.py $(LOCKS)/dev.txt $(LOCKS)/packaged-mode
 	@touch $@
 
 demo: venv
-	$(BIN)/autoswift run "让客服机器人学会处理退货咨询" --data examples/customer_chat.json --yes
+	$(BIN)/autoswift run "让客服机器人学会处理退货咨询" --data examples/customer_chat.json --budget-trials 3 --yes
 
 test: venv
 	$(BIN)/python -m pytest -m "not slow and not faults" $(PYTEST_ARGS)

@@ -23,10 +23,10 @@ FACTS = ("domain", "modality", "goal", "deploy")
         ("write a poem about a lawyer", "creative_writing", "text", "chat", "none"),
         ("用单卡3090微调一个法律咨询模型", "legal", "text", "chat", "none"),
         ("做一个能部署到树莓派的语音助手", "general", "audio", "chat", "edge"),
-        ("A support chatbot for my shop, deployed on a Raspberry Pi", "general", "text", "chat", "edge"),
+        ("A support chatbot for my shop, deployed on a Raspberry Pi", "customer_service", "text", "chat", "edge"),
         ("不要做医疗的，做一个写诗的AI", "creative_writing", "text", "chat", "none"),
         ("not for doctors, but for lawyers: a contract question bot", "legal", "text", "chat", "none"),
-        ("don't build a translator, build a math tutor bot", "math", "text", "reasoning", "none"),
+        ("don't build a translator, build a bot that solves math problems", "math", "text", "reasoning", "none"),
         ("translate medical papers from English to Chinese", "translation", "text", "chat", "none"),
         ("train on 8x A100 80GB, deploy to Kubernetes", "general", "text", "chat", "k8s"),
         ("在阿里云上训练，给客服用的意图分类模型", "customer_service", "text", "classification", "none"),
@@ -148,7 +148,12 @@ def test_an_empty_sentence_is_refused(sentence: str) -> None:
 def test_batch_answers_in_order_and_goes_on_after_a_bad_line() -> None:
     lines = ['{"text": "写诗"}', "", "not json", '{"text": ""}', {"text": "a legal bot"}]
     answers = list(understand_batch(lines))
-    assert [a.get("domain", a.get("error")) for a in answers] == ["creative_writing", "InputError", "InputError", "legal"]
+    assert [a.get("domain", a.get("error")) for a in answers] == [
+        "creative_writing",
+        "InputError",
+        "InputError",
+        "legal",
+    ]
     assert set(answers[0]) == {
         "text", "language", "domain", "modality", "goal", "deploy",
         "hardware", "constraints", "assumptions", "evidence", "confidence",

@@ -36,7 +36,7 @@ def availability(timeout: float = 2.0) -> Availability:
     """
     with ThreadPoolExecutor(max_workers=2) as pool:
         huggingface = pool.submit(hub_answers, huggingface_endpoint(), timeout)
-        modelscope = pool.submit(hub_answers, MODELSCOPE, timeout)
+        modelscope = pool.submit(hub_answers, modelscope_endpoint(), timeout)
         packaged = packaged_weights() is not None
         return Availability(huggingface=huggingface.result(), modelscope=modelscope.result(), packaged=packaged)
 
@@ -44,6 +44,11 @@ def availability(timeout: float = 2.0) -> Availability:
 def huggingface_endpoint() -> str:
     """The hub's address: `$HF_ENDPOINT` names a mirror."""
     return (os.environ.get("HF_ENDPOINT") or HUGGINGFACE).rstrip("/")
+
+
+def modelscope_endpoint() -> str:
+    """The hub's address: `$MODELSCOPE_ENDPOINT` names a mirror."""
+    return (os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE).rstrip("/")
 
 
 def offline() -> bool:

@@ -35,7 +35,7 @@ def inspect_folder(path: Path) -> ModelFacts:
     config = _config(folder)
     parameters, names = _weights(folder)
     _tokenizer(folder)
-    architecture, row = _architecture(folder, config)
+    row = _architecture(folder, config)
     text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
     shape = config | {key: value for key, value in (text_config or {}).items() if value is not None}
     model_type, template = _types(row, chat_template(folder))
@@ -59,7 +59,6 @@ def inspect_folder(path: Path) -> ModelFacts:
         context=_number(shape, "max_position_embeddings") or 2048,
         modality=str(row.get("modality", "text")),
         kind="chat" if chat_template(folder) else "base",
-        notes="",
     )
 
 
@@ -170,14 +169,14 @@ def _config(folder: Path) -> dict[str, Any]:
     )
 
 
-def _architecture(folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The architecture, when transformers implements it itself; *.py files beside it are then simply not used."""
+def _architecture(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The table's row of the architecture, when transformers implements it; *.py files beside it are then not used."""
     known: dict[str, dict[str, Any]] = table("model_types")["architectures"]
     named = config.get("architectures")
     names = [str(one) for one in named] if isinstance(named, list) else []
     for name in names:
         if name in known:
-            return name, known[name]
+            return known[name]
     what = ", ".join(names) or str(config.get("model_type") or "unnamed")
     if config.get("auto_map") or any(folder.glob("*.py")):
         raise ModelError(

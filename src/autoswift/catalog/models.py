@@ -113,7 +113,7 @@ def _last(one: ModelFacts) -> set[str]:
 
 def _facts(row: dict[str, Any]) -> ModelFacts:
     known = {field.name for field in fields(ModelFacts)}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     unknown = sorted(values.keys() - known)
     if unknown:
         raise ValueError(f"tables/models.yaml, {row.get('id')}: unknown fields {unknown}")

@@ -28,6 +28,9 @@ def _version(value: bool) -> None:
         raise typer.Exit(0)
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="cli.opt.version")]
+
+
 @app.callback()
 def root(
     lang: Annotated[str | None, typer.Option("--lang", metavar="zh|en", help="cli.opt.lang")] = None,

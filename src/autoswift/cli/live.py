@@ -185,7 +185,10 @@ class Display:
             if bar is not None:
                 parts += ["", bar]
             if self.trials:
-                parts += ["", trials_table(list(self.trials.values()), self.metric, self._best())]
+                parts += [
+                    "",
+                    trials_table(list(self.trials.values()), self.metric, self._best(), width=self.console.width),
+                ]
             if self.budget:
                 parts += ["", self._budget_line(now)]
             parts += ["", *self.notes] if self.notes else []
@@ -203,7 +206,8 @@ class Display:
         if stage in ("search", "train") and active:
             trial = active[-1]
             begin = self.started.get(trial.number, now)
-            label, done, total, words_of = self._name(trial.number), trial.step, trial.total_steps, ""
+            label, words_of = self._name(trial.number), ""
+            done, total = float(trial.step), float(trial.total_steps)
         elif self.progress.get("total"):
             label = words.named("stage", str(self.progress.get("stage")), current.language)
             done, total, begin = (
@@ -218,7 +222,7 @@ class Display:
         grid = Table.grid(padding=(0, 1))
         for _ in range(4):
             grid.add_column(no_wrap=True)
-        amount = f"{done}/{total}" if words_of == "" else _amount(self.progress)
+        amount = f"{done:.0f}/{total:.0f}" if stage in ("search", "train") and active else _amount(self.progress)
         shown = say("live.left", time=words.duration(left, current.language)) if left is not None else ""
         grid.add_row(
             Text(label, style="cyan"),

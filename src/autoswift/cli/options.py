@@ -15,7 +15,7 @@ from autoswift.errors import AutoSwiftError, InputError
 from autoswift.tables import has_text, text
 
 T = TypeVar("T")
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError: Any = typer.BadParameter.__mro__[1]
 """Typer's own class for a wrong command line; where it lives differs between Typer's versions."""
 
 

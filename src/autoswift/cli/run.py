@@ -146,7 +146,7 @@ def existing(path: Path) -> Path:
     return found
 
 
-def make_task(  # noqa: PLR0913 - the parts of a request
+def make_task(
     *,
     sentence: str,
     data: str | None,

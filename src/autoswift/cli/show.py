@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from autoswift.domain.task import Task
     from autoswift.run.record import RunRecord
 
+NOTHING = words.NOTHING
+WIDE_ENOUGH = 120
+"""Columns that the whole table of trials needs with two or three searched parameters."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 STATUS_STYLE = {"finished": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "proposed": "dim"}
 STATE_STYLE = {"done": "green", "partial": "yellow", "failed": "red", "running": "cyan", "interrupted": "yellow"}
@@ -88,36 +91,50 @@ def sparkline(values: Sequence[float], width: int = 12) -> str:
     return "".join(BLOCKS[round((v - low) / (high - low) * (len(BLOCKS) - 1))] for v in shown)
 
 
-def trials_table(trials: Sequence[TrialHistory], metric: str | None, best: int | None = None) -> Table:
-    """One row a trial; the final training stands last."""
-    language = current.language
+def trials_table(
+    trials: Sequence[TrialHistory], metric: str | None, best: int | None = None, *, width: int = WIDE_ENOUGH
+) -> Table:
+    """One row a trial; the final training stands last. A narrow terminal gets the columns that matter most."""
     names = list(dict.fromkeys(n for t in trials for n in t.parameters if t.number))
+    wide = width >= WIDE_ENOUGH
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("#", justify="right")
-    table.add_column(say("trials.origin"))
+    table.add_column("#", justify="right", no_wrap=True)
+    if wide:
+        table.add_column(say("trials.origin"))
     for name in names:
         table.add_column(SHORT.get(name, name), justify="right")
     table.add_column(say("trials.loss"), no_wrap=True)
-    table.add_column("nll", justify="right")
-    table.add_column(words.named("metric", metric or "metric", language), justify="right", style="bold")
-    table.add_column(say("trials.latency"), justify="right")
+    if wide:
+        table.add_column("nll", justify="right")
+    table.add_column(words.named("metric", metric or "metric", current.language), justify="right", style="bold")
+    if wide:
+        table.add_column(say("trials.latency"), justify="right")
     table.add_column(say("trials.time"), justify="right")
-    table.add_column(say("trials.status"), no_wrap=True)
+    table.add_column(say("trials.status"), no_wrap=True, overflow="ellipsis")
     for t in sorted(trials, key=lambda one: (one.number == 0, one.number)):
-        latency = t.metrics.get("latency_seconds")
-        mark = "★ " if best is not None and t.number == best else ""
-        table.add_row(
-            Text(f"{mark}{t.number}" if t.number else say("trials.final"), style="bold" if mark else ""),
-            foreign(words.named("origin", t.origin, language) if t.origin else "–"),
-            *(words.value(t.parameters.get(name), language) for name in names),
-            Text.assemble((sparkline(t.losses), "blue"), f" {words.number(t.losses[-1])}" if t.losses else ""),
-            words.number(t.metrics.get("nll")),
-            words.number(t.metric(metric)),
-            words.duration(latency, language) if latency else "–",
-            words.duration(t.device_seconds, language) if t.device_seconds else "–",
-            _status(t),
-        )
+        table.add_row(*_trial_cells(t, names, metric, best=best, wide=wide))
     return table
+
+
+def _trial_cells(
+    t: TrialHistory, names: Sequence[str], metric: str | None, *, best: int | None, wide: bool
+) -> list[RenderableType]:
+    language, latency = current.language, t.metrics.get("latency_seconds")
+    mark = "★ " if best is not None and t.number == best else ""
+    cells: list[RenderableType] = [
+        Text(f"{mark}{t.number}" if t.number else say("trials.final"), style="bold" if mark else "")
+    ]
+    if wide:
+        cells.append(foreign(words.named("origin", t.origin, language) if t.origin and t.number else NOTHING))
+    cells += [words.value(t.parameters.get(name), language) for name in names]
+    cells.append(Text.assemble((sparkline(t.losses), "blue"), f" {words.number(t.losses[-1])}" if t.losses else ""))
+    if wide:
+        cells.append(words.number(t.metrics.get("nll")))
+    cells.append(words.number(t.metric(metric)))
+    if wide:
+        cells.append(words.duration(latency, language) if latency else NOTHING)
+    cells.append(words.duration(t.device_seconds, language) if t.device_seconds else NOTHING)
+    return [*cells, _status(t)]
 
 
 SHORT = {"per_device_train_batch_size": "batch", "effective_batch_size": "batch", "lora_rank": "rank"}

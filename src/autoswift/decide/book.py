@@ -22,7 +22,7 @@ class Book:
         self.options, self.language = dict(options), language
         self.decisions: list[Decision] = []
 
-    def say(self, key: str, **values: object) -> str:
+    def say(self, key: str, /, **values: object) -> str:
         """A text of the catalogue, `decide.` put before the key."""
         return text(f"decide.{key}", self.language, **values)
 

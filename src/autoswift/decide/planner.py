@@ -12,6 +12,7 @@ from autoswift.domain.plan import Estimate, ModelChoice, Plan, SearchSettings
 from autoswift.errors import InputError
 from autoswift.hardware.shape import shape_of
 from autoswift.hardware.speed import training_tokens_per_second
+from autoswift.tables import table
 
 
 def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: ModelChoice | None = None) -> Plan:
@@ -45,8 +46,14 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         inputs, model, longest, batch_for(float("inf"), length.row.mean), book
     )
     rate = inputs.measured.tokens_per_second or training_tokens_per_second(
-        shape_of(model), method, inputs.hardware.device, length=int(length.row.mean), checkpointing=checkpointing
+        shape_of(model),
+        method,
+        inputs.hardware.device,
+        length=int(length.row.mean),
+        micro_batch=micro,
+        checkpointing=checkpointing,
     )
+    rate = rate or float(table("rules")["schedule"]["unknown_rate"])
     times = schedule(inputs, model, evaluation, rate, length, book)
     fixed = (method, precision, micro, checkpointing, longest)
     training, space = training_settings(inputs, model, fixed, times, length, book)

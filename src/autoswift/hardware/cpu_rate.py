@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ SIZE = 1024
 SECONDS = 0.2
 """Of measuring, for each number of threads; with the process's start the whole stays under a second."""
 BUSY = 0.3
-"""Load a core above which a measurement counts as disturbed: it is taken again next time, and the best is kept."""
+"""Load a core above which a measurement counts as disturbed: it is taken again later, and the best is kept."""
+AGAIN_SECONDS = 600.0
+"""Earliest for measuring again after a disturbed measurement, so that a busy machine is not asked at every command."""
 
 
 def cpu_rates(name: str, cores: int) -> dict[int, float]:
@@ -40,11 +43,11 @@ def cpu_rates(name: str, cores: int) -> dict[int, float]:
         cache = found if isinstance(found, dict) else {}
     key = f"{name} x{cores}"
     known = _rates(cache.get(key))
-    if known and not cache[key].get("disturbed", True):
+    if known and (not cache[key].get("disturbed") or time.time() - float(cache[key].get("time", 0)) < AGAIN_SECONDS):
         return known
     disturbed = _load() > BUSY * cores
     best = {n: max(measure(n), known.get(n, 0.0)) for n in sorted({1, cores})}
-    entry = {"gflops": {str(n): rate for n, rate in best.items()}, "disturbed": disturbed}
+    entry = {"gflops": {str(n): rate for n, rate in best.items()}, "disturbed": disturbed, "time": round(time.time())}
     with contextlib.suppress(OSError, AutoSwiftError):  # a cache that cannot be written only costs the next call
         write_atomic(path, dumps(cache | {key: entry}, indent=1))
     return best

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -115,6 +116,7 @@ def lines(
     Args:
         title: read out by screen readers.
         series: later ones are drawn on top.
+        height: in pixels.
         zero: y starts at zero.
         x_values: ticks of the x axis; chosen when empty.
     """
@@ -133,7 +135,7 @@ def lines(
         shown = _thinned(one.points)
         hint = f"<title>{escape(one.label)}</title>"
         body.append(f'<g class="line {escape(one.style)}">{hint}')
-        body.extend(_line(x(a[0]), y(a[1]), x(b[0]), y(b[1]), "") for a, b in zip(shown, shown[1:], strict=False))
+        body.extend(_line(x(a[0]), y(a[1]), x(b[0]), y(b[1]), "") for a, b in pairwise(shown))
         if len(shown) <= 4 and not one.broken:
             body.extend(_dot(x(px), y(py), 3.5, "dot", f"{one.label}: {number(py)}") for px, py in shown)
         body.append("</g>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,22 @@ from autoswift.run.record import RunRecord
 from autoswift.tables import text
 
 STAGES = (
-    "understand hardware plan fetch recount search train merge evaluate export deploy loadtest report learn".split()
+    "understand",
+    "hardware",
+    "plan",
+    "fetch",
+    "recount",
+    "search",
+    "train",
+    "merge",
+    "evaluate",
+    "export",
+    "deploy",
+    "loadtest",
+    "report",
+    "learn",
 )
+"""In the order in which a run goes through them."""
 
 
 class Source:
@@ -321,7 +336,8 @@ def _predictions(source: Source) -> list[dict[str, Any]]:
     """Rows {name, predicted, measured, ratio}; the texts are ready, ratio is measured / predicted."""
     if source.plan is None:
         return []
-    estimate, rows = source.plan.estimate, []
+    estimate = source.plan.estimate
+    rows: list[tuple[str, float, float, Callable[[Any], str]]] = []
     memory = max((t.memory_bytes for t in source.trials), default=0.0)
     rows.append(("memory", estimate.peak_memory_bytes, memory, words.size))
     rates = sorted(rate for t in source.trials for rate in t.rates)

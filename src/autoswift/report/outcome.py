@@ -129,7 +129,7 @@ def serving(source: Source) -> dict[str, Any]:
     parallels = [float(level["parallel"]) for level in levels]
 
     def chart(name: str, *series: tuple[str, str, str]) -> Any:
-        lines = []
+        lines: list[charts.Series] = []
         for label, group, key in series:
             points = []
             for level in levels:

@@ -71,7 +71,8 @@ def value(shown: Any, language: str) -> str:
     if isinstance(shown, bool):
         return text("yes" if shown else "no", language)
     if isinstance(shown, float):
-        return f"{shown:.0f}" if shown.is_integer() and abs(shown) < 10_000 else number(shown)
+        found = number(shown)
+        return found.rstrip("0").rstrip(".") if "." in found and "e" not in found else found
     if isinstance(shown, int):
         return f"{shown:,}" if abs(shown) >= 10_000 else str(shown)
     if isinstance(shown, list | tuple):

@@ -23,7 +23,7 @@ def _catalogue(language: str) -> dict[str, str]:
     return dict(json.loads(text))
 
 
-def text(key: str, language: str, **values: object) -> str:
+def text(key: str, language: str, /, **values: object) -> str:
     """A text that a person reads, in their language.
 
     Args:

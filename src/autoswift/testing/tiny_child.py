@@ -57,7 +57,7 @@ def _unpacker() -> Any:
 
 def synthetic_rows(seed: int) -> list[dict[str, Any]]:
     """Question-answer pairs over a small invented world, in plain English."""
-    source = random.Random(seed)
+    source = random.Random(seed)  # noqa: S311 (an invented corpus, no secret)
     pairs = []
     for place, hour in zip(FACTS["opens"], source.sample(FACTS["hours"], 5), strict=True):
         pairs.append((f"When does {place} open?", f"{place.capitalize()} opens {hour} in the morning."))
@@ -127,8 +127,10 @@ class CompactVocabulary:
         return whole
 
 
-def train(model: Any, vocabulary: CompactVocabulary, corpus: list[list[int]], args: argparse.Namespace) -> Any:
-    """A few hundred steps of AdamW, or as many as fit into the time."""
+def train(
+    model: Any, vocabulary: CompactVocabulary, corpus: list[list[int]], args: argparse.Namespace
+) -> tuple[int, float]:
+    """A few hundred steps of AdamW, or as many as fit into the time: how many, and the last loss."""
     compact = [[vocabulary.place[token] for token in row] for row in corpus]
     generator = torch.Generator().manual_seed(args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.0, betas=(0.9, 0.98))
@@ -173,8 +175,8 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         rows = read_rows(args.text) if args.text else synthetic_rows(args.seed)
         corpus = encode(tokenizer, rows)
         vocabulary = CompactVocabulary(corpus, config["vocab_size"])
-        names = {"vocab_size": vocabulary.size, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-        model = LlamaForCausalLM(LlamaConfig(**(config | names)))
+        compact = {name: None for name in config if name.endswith("_token_id")}
+        model = LlamaForCausalLM(LlamaConfig(**(config | compact | {"vocab_size": vocabulary.size})))
         steps, loss = train(model, vocabulary, corpus, args)
         tensors = {name: value.detach().contiguous() for name, value in model.named_parameters()}
         tensors[EMBEDDINGS] = vocabulary.expand(tensors[EMBEDDINGS])
@@ -195,8 +197,8 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--text", type=Path, help='JSON lines {"messages": […]}')
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seconds", type=float, default=0.0, help="end the training after this long")
+    parser.add_argument("--steps", type=int, default=220)
+    parser.add_argument("--seconds", type=float, default=18.0, help="end the training after this long")
     print(json.dumps(build(parser.parse_args()), ensure_ascii=False))
     return 0
 

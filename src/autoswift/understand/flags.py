@@ -17,7 +17,8 @@ PHONE = re.compile(
 )
 EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24}")
 ID_CARD = re.compile(
-    rf"{_DIGITS}[1-9]\d{{5}}(?:19|20)\d{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{{3}}[\dXx]{_END}|{_DIGITS}\d{{3}}-\d{{2}}-\d{{4}}{_END}"
+    rf"{_DIGITS}[1-9]\d{{5}}(?:19|20)\d{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{{3}}[\dXx]{_END}"
+    rf"|{_DIGITS}\d{{3}}-\d{{2}}-\d{{4}}{_END}"
 )
 BANK_CARD = re.compile(rf"{_DIGITS}[3-6]\d{{3}}(?:[ -]?\d{{4}}){{2,3}}(?:[ -]?\d{{1,4}})?{_END}")
 ADDRESS = re.compile(
@@ -29,7 +30,8 @@ _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 INJECTION = re.compile(
     r"ignore (?:all |any |the )*(?:previous|prior|above|earlier) (?:instructions?|prompts?|rules)"
     r"|disregard (?:all |the )*(?:previous|above|prior)"
-    r"|(?:reveal|print|repeat|show)(?: me)? (?:your|the) (?:system )?prompt|you are now (?:dan|in developer mode)|jailbreak"
+    r"|(?:reveal|print|repeat|show)(?: me)? (?:your|the) (?:system )?prompt|you are now (?:dan|in developer mode)"
+    r"|jailbreak"
     r"|(?:忽略|无视|忘记|忘掉)(?:你)?(?:以上|上面|之前|前面|先前|此前|所有|一切)(?:的)?(?:所有|全部|一切)?(?:的)?"
     r"(?:指令|指示|要求|提示|规则|设定|内容)"
     r"|(?:输出|告诉我|打印|重复)(?:你的)?(?:系统提示|系统指令|初始指令)"
@@ -62,7 +64,7 @@ def _id_card(text: str) -> bool:
 
 def _bank_card(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
-    return 13 <= len(digits) <= 19 and luhn(digits) and len(set(digits)) > 2
+    return 13 <= len(digits) <= 19 and luhn(digits) and len(set(digits)) > 1
 
 
 def pii(text: str) -> list[tuple[str, int, int]]:

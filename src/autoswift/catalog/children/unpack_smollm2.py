@@ -124,7 +124,12 @@ def write_tokenizer(reader: Any, folder: Path) -> None:
         "model": model,
     }
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+    names = {
+        "bos": "bos_token_id",
+        "eos": "eos_token_id",
+        "unk": "unknown_token_id",
+        "pad": "padding_token_id",
+    }
     config = {f"{key}_token": tokens[field(reader, f"tokenizer.ggml.{name}")] for key, name in names.items()}
     config |= {
         # the class both transformers 4 and 5 know; version 5 would write TokenizersBackend

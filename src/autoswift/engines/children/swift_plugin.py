@@ -59,9 +59,11 @@ class TrialFile:
         if not name:
             raise RuntimeError("AUTOSWIFT_TRIAL names no file: the callback `autoswift` needs one")
         fields = json.loads(Path(name).read_text(encoding="utf-8"))
-        paths = {k: Path(fields[k]) for k in ("channel", "stop_file", "validation") if fields.get(k)}
-        others = ("deadline", "hard_deadline", "max_new_tokens", "generation_batch_size", "nll_rows")
-        return cls(**paths, **{key: fields[key] for key in others if fields.get(key) is not None})
+        paths = ("channel", "stop_file", "validation")
+        numbers = ("deadline", "hard_deadline", "max_new_tokens", "generation_batch_size", "nll_rows")
+        known: dict[str, Any] = {key: fields[key] for key in numbers if fields.get(key) is not None}
+        known |= {key: Path(fields[key]) for key in paths if fields.get(key)}
+        return cls(**known)
 
     def rows(self) -> list[dict[str, Any]]:
         """The validation rows."""
