@@ -60,7 +60,8 @@ class TestLlamaCpp(ServeEngineContract):
         """The ids are those that the chat endpoint counts; probabilities are sorted and below 1; answers stop."""
         ids = probe.template_ids(served.address, [QUESTION])[0]
         assert ids.count(1) >= 2  # <|im_start|> is one token, of system and of user turn, not spelled out
-        first = probe.first_token_logprobs(served.address, [QUESTION], 3)[0]
+        first = probe.next_logprobs(served.address, probe.template_ids(served.address, [QUESTION])[0], 3)
+        assert first is not None
         assert len(first) == 3
         assert all(value < 0 for value in first.values())
         assert list(first.values()) == sorted(first.values(), reverse=True)

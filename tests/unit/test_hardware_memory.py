@@ -75,9 +75,7 @@ def test_never_under_the_trace_and_within_ten_percent(size, rows, length, checkp
     ],
 )
 def test_agrees_with_what_a_card_measured(size, method, rows, length, checkpointing, gib):
-    settings = MemorySettings(
-        length=length, micro_batch=rows, gradient_checkpointing=checkpointing, accumulates=False
-    )
+    settings = MemorySettings(length=length, micro_batch=rows, gradient_checkpointing=checkpointing, accumulates=False)
     found = peak_memory(shape(size), method, settings)
     assert found.peak_bytes / GIB == pytest.approx(gib, rel=0.10)
     assert found.low <= found.reserved_bytes <= found.high < found.device_bytes + found.high

@@ -134,7 +134,7 @@ def test_no_container_limit(tmp_path):
 def test_a_quiet_measurement_is_kept_and_a_disturbed_one_bettered(monkeypatch, autoswift_home):
     rates = iter([50.0, 30.0, 40.0, 90.0])
     monkeypatch.setattr(cpu_rate, "measure", lambda threads: next(rates))
-    monkeypatch.setattr(cpu_rate, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(cpu_rate, "AGAIN_SECONDS", -1.0)
     monkeypatch.setattr(cpu_rate, "_load", lambda: 2.0)
     assert cpu_rate.cpu_rates("X", 2) == {1: 50.0, 2: 30.0}
     monkeypatch.setattr(cpu_rate, "_load", lambda: 0.0)

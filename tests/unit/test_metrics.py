@@ -41,8 +41,9 @@ def test_macro_f1_gives_rare_labels_the_same_weight() -> None:
     assert macro_f1(["a"] * 10, references) == pytest.approx(9 / 19)
 
 
-def test_answers_cut_off_by_a_deadline_are_scored_against_their_own_references() -> None:
-    assert score_answers("exact_match", ["a"], ["a", "b"])["exact_match"] == 1.0
+def test_a_trial_reports_its_metric_and_how_varied_its_answers_are() -> None:
+    found = score_answers("exact_match", ["a", "a", "b", "c"], ["a", "b", "b", "x"])
+    assert found == {"exact_match": 0.5, "answer_characters": 1.0, "distinct_answers": 0.75}
     with pytest.raises(ValueError, match="no answers"):
         aggregate("chrf", [], [])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoswift.report import build, write
-from autoswift.run.files import read_json, write_atomic, dumps
+from autoswift.run.files import dumps, read_json, write_atomic
 from autoswift.run.record import RunRecord
 from autoswift.testing.runs import HOSTILE, synthetic_run
 

@@ -95,13 +95,16 @@ def test_numbers(value: object, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0.05, "0.05"), (3.0, "3"), (12_000, "12,000"), (False, "no"), (["a", 1], "a, 1"), ({"k": 2}, "k 2")]
+    ("value", "shown"),
+    [(0.05, "0.05"), (3.0, "3"), (12_000, "12,000"), (False, "no"), (["a", 1], "a, 1"), ({"k": 2}, "k 2")],
 )
 def test_values(value: object, shown: str) -> None:
     assert words.value(value, "en") == shown
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0.25, "0.2 s"), (59.6, "1 min 0 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")])
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.25, "0.2 s"), (59.6, "1 min 0 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")]
+)
 def test_durations(seconds: float, shown: str) -> None:
     assert words.duration(seconds, "en") == shown.replace("0.2 s", f"{seconds:.1f} s")
 
@@ -113,6 +116,7 @@ def test_a_note_may_be_a_key_with_values() -> None:
 
 
 def test_trials_fold_over_attempts() -> None:
+    scores = {"nll": 1.0, "chrf": 20.0}
     rows = [
         {"event": "proposed", "trial": 1, "parameters": {"learning_rate": 1e-4}, "origin": "prior"},
         {"event": "started", "trial": 1, "attempt": 1, "total_steps": 4},
@@ -121,7 +125,7 @@ def test_trials_fold_over_attempts() -> None:
         {"event": "started", "trial": 1, "attempt": 2, "total_steps": 4},
         {"event": "progress", "trial": 1, "attempt": 2, "step": 2, "metrics": {"loss": None}},
         {"event": "progress", "trial": 1, "attempt": 2, "step": 3, "metrics": {"loss": 2.0}},
-        {"event": "ended", "trial": 1, "outcome": {"status": "finished", "metrics": {"nll": 1.0, "chrf": 20.0}, "device_seconds": 4.0}},
+        {"event": "ended", "trial": 1, "outcome": {"status": "finished", "metrics": scores, "device_seconds": 4.0}},
     ]  # fmt: skip
     (trial,) = fold(rows)
     assert (trial.status, trial.attempt, trial.device_seconds) == ("finished", 2, 7.0)

@@ -141,7 +141,7 @@ def _stream(file: HubFile, part: Path, advance: Advance) -> str:
     if have and have == file.size:
         advance(have)
         return digest.hexdigest()
-    headers = _headers(file.url) | ({"Range": f"bytes={have}-"} if have else {})
+    headers = _headers(file.url) | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     import httpx
 
     with httpx.stream("GET", file.url, headers=headers, timeout=30.0, follow_redirects=True) as answer:
@@ -154,7 +154,7 @@ def _stream(file: HubFile, part: Path, advance: Advance) -> str:
             _refused(answer, file.name)
         with disk_errors_explained(str(part.parent)), part.open("ab" if have else "wb") as f:
             advance(have)
-            for block in answer.iter_bytes(CHUNK):
+            for block in answer.iter_raw():  # as it comes: what a break leaves behind is kept to the last byte
                 f.write(block)
                 digest.update(block)
                 advance(len(block))

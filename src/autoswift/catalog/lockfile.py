@@ -55,7 +55,7 @@ def check_and_record(source: str, location: str, files: dict[str, str], revision
                 raise ModelError(
                     f"{name} of {location} is not the file that was used before.",
                     f"Its SHA-256 is {digest}, models.lock has {known[name]} from its first use.",
-                    f"Restore the file (a damaged copy under {cache_folder() / 'models'} is fetched again once deleted). "
+                    f"Restore the file (a damaged copy under {cache_folder() / 'models'} comes again once deleted). "
                     f"If you changed it on purpose, remove {key!r} from {lock_path()}.",
                 )
         if files.items() <= known.items():

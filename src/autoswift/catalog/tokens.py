@@ -132,6 +132,25 @@ class TokenCounter:
         return [len(one.ids) for one in self._tokenizer.encode_batch_fast(safe, add_special_tokens=False)]
 
 
+PROBE = "autoswift-probe"
+
+
+def default_system(model_dir: Path) -> str:
+    """The system message that the folder's chat template puts in by itself, or an empty text.
+
+    Servers use the folder's template; ms-swift's own templates mostly put none in, so a training has to be told it,
+    or trainer and server would not see the same tokens.
+    """
+    counter = TokenCounter(model_dir)
+    user = {"role": "user", "content": "?"}
+    bare = counter.render([user], add_generation_prompt=True)
+    asked = counter.render([{"role": "system", "content": PROBE}, user], add_generation_prompt=True)
+    before, found, after = asked.partition(PROBE)
+    if not found or counter.unrendered or not bare.startswith(before) or not bare.endswith(after):
+        return ""
+    return bare[len(before) : len(bare) - len(after)]
+
+
 def estimated_tokens(text: str) -> int:
     """Tokens by characters, for a model that is not at hand."""
     cjk = sum(1 for c in text if "\u3040" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7af" or "\uff00" <= c <= "\uffef")

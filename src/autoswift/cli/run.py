@@ -87,7 +87,7 @@ def resume(run: Run, yes: Yes = False, verbose: Verbose = False, as_json: Json =
     from autoswift import api
 
     current.run = record.id
-    with _watched(task, yes=yes, verbose=verbose) as (confirm, listener):
+    with _watched(task, yes=yes, verbose=verbose, agreed=record.plan()) as (confirm, listener):
         record = api.resume(record, confirm=confirm, listener=listener)
     _finish(record)
 
@@ -199,7 +199,7 @@ Watch = tuple[Callable[["Plan"], bool], Callable[[dict[str, Any]], None]]
 
 
 @contextmanager
-def _watched(task: Task, *, yes: bool, verbose: bool) -> Iterator[Watch]:
+def _watched(task: Task, *, yes: bool, verbose: bool, agreed: Plan | None = None) -> Iterator[Watch]:
     """A live display around a run; after Ctrl-C (or SIGTERM) the run's id is known for the message."""
     from autoswift.cli.live import Display
     from autoswift.cli.output import console
@@ -207,6 +207,8 @@ def _watched(task: Task, *, yes: bool, verbose: bool) -> Iterator[Watch]:
 
     out = console()
     display = Display(out, task)
+    if agreed is not None:
+        display.use_plan(agreed)
     begin = time.time()
 
     def confirm(plan: Plan) -> bool:

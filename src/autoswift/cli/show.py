@@ -159,7 +159,9 @@ def as_value(record: RunRecord) -> dict[str, Any]:
     from autoswift.run.files import plain
     from autoswift.run.lock import is_owned
 
-    trials = [plain(t) | {"losses": t.losses, "metric": t.metric(None)} for t in fold(record.journal.trials())]
+    plan = record.plan()
+    metric = plan.search.metric if plan else None
+    trials = [plain(t) | {"losses": t.losses, "metric": t.metric(metric)} for t in fold(record.journal.trials())]
     for row in trials:
         row.pop("curve", None)
         row.pop("rates", None)
@@ -168,7 +170,7 @@ def as_value(record: RunRecord) -> dict[str, Any]:
         "folder": str(record.folder),
         "active": is_owned(record.folder),
         "revisions": [{"revision": p.revision, "cause": p.cause} for p in record.plans()],
-        "current_plan": plain(record.plan()),
+        "current_plan": plain(plan),
         "trials": trials,
         "steps": {name: step["result"] for name, step in steps.items() if step},
         "deployment": deployment_status(record),

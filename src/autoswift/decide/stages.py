@@ -13,7 +13,7 @@ from autoswift.catalog.availability import Availability, availability
 from autoswift.catalog.fetch import fetch
 from autoswift.catalog.folder import inspect_folder
 from autoswift.catalog.models import ModelFacts, all_models, find
-from autoswift.catalog.tokens import TokenCounter, TokenStats
+from autoswift.catalog.tokens import TokenCounter, TokenStats, default_system
 from autoswift.decide.inputs import Inputs, Measured
 from autoswift.decide.planner import make_plan
 from autoswift.domain.artifact import StepResult
@@ -79,13 +79,14 @@ def fetch_stage(context: RunContext, plan: Plan) -> StepResult:
     def told(words: str, done: int, total: int) -> None:
         context.journal.progress(stage="fetch", done=done, total=total, unit="bytes", text=words)
 
-    path, hashes = fetch(plan.model, context.folder / "model" / "base", told)
+    path, hashes = fetch(plan.model, context.folder / "model" / "base", told, language=context.task.language)
     value = {
         "path": str(path),
         "hashes": hashes,
         "parameters": plan.model.parameters,
         "model_type": plan.model.model_type,
         "template": plan.model.template,
+        "system": default_system(path),
     }
     return StepResult(value=value)
 

@@ -119,7 +119,7 @@ def prior_rate(model: ModelChoice, method: Method, updates: float) -> float:
     rules = table("rules")["learning_rate"]
     family = "llama" if "llama" in model.model_type or "smol" in model.id.lower() else "other"
     family = "qwen" if "qwen" in model.model_type else family
-    hidden = shape_of(model).hidden
+    hidden = max(shape_of(model).hidden, int(rules["smallest_hidden"]))
     rate = float(rules["base"]) * (float(rules["reference_hidden"]) / hidden) ** float(rules["exponent"][family])
     if method != "full":
         rate *= float(rules["lora_multiplier"])

@@ -25,6 +25,7 @@ def sft_arguments(
         "model": context.model,
         "model_type": model.model_type,
         "template": model.template,
+        "system": context.system,
         "dataset": context.train,
         "output_dir": output,
         "add_version": "false",
@@ -49,10 +50,12 @@ def sft_arguments(
         "save_strategy": "steps",
         "save_steps": settings["max_steps"],
         "save_total_limit": 1,
-        "save_only_model": "true",
+        "save_only_model": "true",  # a broken attempt is trained anew, so the optimizer need not be kept
         "logging_steps": 1,
         "logging_nan_inf_filter": "false",  # else a NaN is logged as the loss before it
         "dataset_num_proc": 1,
+        "load_from_cache_file": "false",
+        "lazy_tokenize": "false",
         "dataloader_num_workers": 0,
         "dataloader_persistent_workers": "false",
         "report_to": "none",

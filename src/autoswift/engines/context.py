@@ -19,6 +19,7 @@ class EngineContext:
         train: rows to train on. validation: rows that every trial answers (already cut to the plan's number).
         references: the last assistant message of each validation row.
         score: the task's metric.
+        system: the system message that the model's chat template puts in by itself; empty when it puts in none.
     """
 
     folder: Path
@@ -28,3 +29,4 @@ class EngineContext:
     validation: Path
     references: tuple[str, ...]
     score: Scorer
+    system: str = ""

@@ -48,8 +48,22 @@ def engine_of(context: RunContext, plan: Plan, score: Scorer) -> SwiftEngine:
             validation=validation,
             references=tuple(last_answer(row) for row in rows),
             score=score,
+            system=context.record.value("fetch")["system"],
         )
     )
+
+
+def load_arguments(context: RunContext, plan: Plan, model: Path, adapter: Path | None = None) -> dict[str, Any]:
+    """Arguments of the model worker's `load`: the same template, system message and precision as in training."""
+    arguments: dict[str, Any] = {
+        "model": str(model),
+        "model_type": plan.model.model_type or None,
+        "template": plan.model.template or None,
+        "system": context.record.value("fetch")["system"] or None,
+        "dtype": plan.training.precision,
+        "threads": plan.training.threads or None,
+    }
+    return arguments | ({"adapter": str(adapter)} if adapter else {})
 
 
 def search_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) -> StepResult:

@@ -204,9 +204,14 @@ class _Process:
         return None
 
     def _scored(self, line: Mapping[str, Any], metrics: dict[str, float | None]) -> dict[str, float | None]:
-        answers = [str(a["text"]) for a in line.get("answers") or []]
-        if answers:
-            metrics |= self.context.score(answers, self.context.references)
+        # An answer that the deadline cut off is null.
+        made = [
+            (str(a["text"]), reference)
+            for a, reference in zip(line.get("answers") or [], self.context.references, strict=False)
+            if a is not None
+        ]
+        if made:
+            metrics |= self.context.score([a for a, _ in made], [r for _, r in made])
             rows = "".join(dumps(a) + "\n" for a in line["answers"])
             write_atomic(self.folder / "answers.jsonl", rows)
         self._final = True

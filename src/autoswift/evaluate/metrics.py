@@ -87,13 +87,9 @@ def aggregate(metric: str, answers: Sequence[str], references: Sequence[str]) ->
 
 
 def score_answers(metric: str, answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """What a trial reports about its validation answers: the metric, and how long the answers are.
-
-    Answers shorter than the validation sample (a deadline) are scored against the references they belong to.
-    """
-    wanted = references[: len(answers)]
+    """What a trial reports about its validation answers: the metric, and how long and how varied the answers are."""
     return {
-        metric: aggregate(metric, answers, wanted),
+        metric: aggregate(metric, answers, references),
         "answer_characters": fmean(len(a) for a in answers),
         "distinct_answers": len({normalise(a) for a in answers}) / len(answers),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from autoswift.domain.artifact import Score, StepResult
 from autoswift.domain.plan import EvaluationSettings, Plan
-from autoswift.engines.stages import last_answer
+from autoswift.engines.stages import last_answer, load_arguments
 from autoswift.engines.worker import ModelWorker
 from autoswift.errors import StageFailed
 from autoswift.evaluate.intervals import bootstrap, mean_of
@@ -87,7 +87,7 @@ def evaluate_stage(context: RunContext, plan: Plan, merged: Path, worker: ModelW
     if not rows:
         raise StageFailed("The test set is empty.", f"{path} has no rows.", "Start a new run with more data.")
     context.journal.event("test_opened", rows=len(rows), models=["base", "tuned"])
-    base_folder = context.record.value("fetch")["path"]
+    base_folder = Path(context.record.value("fetch")["path"])
     # What comes after the evaluation needs its share of the reserve; both models get half of the rest.
     stages = plan.estimate.stage_seconds
     later = 1.15 * sum(stages.get(n, 0.0) for n in ("export", "deploy", "loadtest", "report"))
@@ -95,11 +95,11 @@ def evaluate_stage(context: RunContext, plan: Plan, merged: Path, worker: ModelW
     answers: dict[str, Answers] = {}
     for name, folder, end in (
         ("base", base_folder, opened + left / 2),
-        ("tuned", str(merged), opened + left),
+        ("tuned", merged, opened + left),
     ):
         todo = rows if name == "base" else rows[: len(answers["base"].texts)]
         answers[name] = answer(
-            worker, _load(plan, folder), todo, plan.evaluation, end, _teller(context, name, len(rows))
+            worker, load_arguments(context, plan, folder), todo, plan.evaluation, end, _teller(context, name, len(rows))
         )
     count = min(len(a.texts) for a in answers.values())
     if count < len(rows):
@@ -116,16 +116,6 @@ def evaluate_stage(context: RunContext, plan: Plan, merged: Path, worker: ModelW
         for i in range(min(EXAMPLES, count))
     ]
     return StepResult(value=value | {"test_opened": opened})
-
-
-def _load(plan: Plan, folder: str) -> dict[str, Any]:
-    return {
-        "model": folder,
-        "model_type": plan.model.model_type or None,
-        "template": plan.model.template or None,
-        "dtype": plan.training.precision,
-        "threads": plan.training.threads or None,
-    }
 
 
 def _teller(context: RunContext, name: str, total: int) -> Callable[[int], None]:

@@ -15,7 +15,7 @@ from autoswift.run.files import file_sha256
 from autoswift.run.places import train_python
 
 LARGEST_SHARE = {"q8_0": 0.62, "f16": 1.05}
-"""Size of the file against 16-bit weights: q8_0 takes 8.5 bits a weight (0.53), and small models keep some
+"""Size of the tensors (the vocabulary's words left out) against 16-bit weights: q8_0 takes 8.5 bits a weight (0.53), and small models keep some
 tensors in 16 or 32 bits."""
 
 
@@ -76,8 +76,8 @@ def prove(plan: Plan, worker: ModelWorker, path: Path, merged_bytes: int) -> lis
     info = worker.ask("gguf_info", path=str(path))
     types = {str(k).lower(): int(v) for k, v in info["quantization"].items()}
     wanted = sum(v for k, v in types.items() if k == kind)
-    bits = 4 if plan.training.precision == "float32" else 2
-    share = path.stat().st_size / (merged_bytes / bits * 2)
+    width = 4 if plan.training.precision == "float32" else 2
+    share = int(info["tensor_bytes"]) / (merged_bytes / width * 2)
     checks: list[dict[str, Any]] = [
         {"name": "quantized", "passed": wanted > 0, "measured": f"{wanted} of {sum(types.values())} tensors are {kind}"},
         {

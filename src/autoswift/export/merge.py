@@ -11,6 +11,7 @@ from typing import Any
 
 from autoswift.domain.artifact import Artifact, StepResult
 from autoswift.domain.plan import Plan
+from autoswift.engines.stages import load_arguments
 from autoswift.engines.worker import ModelWorker
 from autoswift.errors import PostCheckFailed, StageFailed, disk_errors_explained
 from autoswift.recover.diagnose import diagnose
@@ -56,7 +57,9 @@ def run_child(context: RunContext, argv: list[str], name: str, threads: int, att
 
 def export_arguments(plan: Plan, base: str, checkpoint: str, output: str) -> list[str]:
     """Arguments of `swift export` that merge an adapter."""
-    arguments = ["--model", base, "--adapters", checkpoint, "--merge_lora", "true", "--output_dir", output]
+    # load_args off: a checkpoint's args.json names files to import, and must not decide what runs here.
+    arguments = ["--model", base, "--adapters", checkpoint, "--load_args", "false", "--merge_lora", "true"]
+    arguments += ["--output_dir", output]
     for flag, value in (("--model_type", plan.model.model_type), ("--template", plan.model.template)):
         arguments += [flag, value] if value else []
     return [*arguments, "--torch_dtype", plan.training.precision]
@@ -139,15 +142,9 @@ def _largest_gap(
     """Largest difference in the log-probabilities of the first answer token, over tokens in both top fives."""
     lines = (context.folder / "data" / "validation.fit.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{"messages": json.loads(line)["messages"]} for line in lines[:ROWS]]
-    common: dict[str, Any] = {
-        "model_type": plan.model.model_type or None,
-        "template": plan.model.template or None,
-        "dtype": plan.training.precision,
-        "threads": plan.training.threads or None,
-    }
-    worker.ask("load", model=str(tuned[0]), adapter=str(tuned[1]), **common)
+    worker.ask("load", **load_arguments(context, plan, *tuned))
     ours = worker.ask("next_token", rows=rows, top=5)["rows"]
-    worker.ask("load", model=str(merged), **common)
+    worker.ask("load", **load_arguments(context, plan, merged))
     theirs = worker.ask("next_token", rows=rows, top=5)["rows"]
     largest = 0.0
     for a, b in zip(ours, theirs, strict=True):

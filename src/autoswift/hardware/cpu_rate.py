@@ -47,7 +47,7 @@ def cpu_rates(name: str, cores: int) -> dict[int, float]:
         return known
     disturbed = _load() > BUSY * cores
     best = {n: max(measure(n), known.get(n, 0.0)) for n in sorted({1, cores})}
-    entry = {"gflops": {str(n): rate for n, rate in best.items()}, "disturbed": disturbed, "time": round(time.time())}
+    entry = {"gflops": {str(n): rate for n, rate in best.items()}, "disturbed": disturbed, "time": int(time.time())}
     with contextlib.suppress(OSError, AutoSwiftError):  # a cache that cannot be written only costs the next call
         write_atomic(path, dumps(cache | {key: entry}, indent=1))
     return best

@@ -38,7 +38,7 @@ class Fingerprint:
 
     Attributes:
         rows: of training data. tokens_mean: of a row.
-        model: its catalogue name, or empty for a local folder. parameters: its size.
+        model: its catalogue name, or the name of a local folder. parameters: its size.
         device: kind and name of the device.
     """
 
@@ -129,7 +129,7 @@ def similarity(one: Fingerprint, other: Fingerprint) -> float:
             continue
         total += weight
         if name in SCALE:
-            common += weight * max(0.0, 1.0 - abs(math.log(left / right)) / SCALE[name])
+            common += weight * max(0.0, 1.0 - abs(math.log(left) - math.log(right)) / SCALE[name])
         elif left == right:
             common += weight
         elif name == "language" and "mixed" in (left, right):

@@ -55,9 +55,9 @@ class TrialHistory:
         return [loss for _, loss in self.curve if loss is not None]
 
     def metric(self, name: str | None) -> float | None:
-        """The task's metric: by its name, else the first that is none of the secondary ones."""
-        if name and name in self.metrics:
-            return self.metrics[name]
+        """The task's metric by its name; without a name, the first that is none of the secondary ones."""
+        if name:
+            return self.metrics.get(name)
         return next((v for k, v in self.metrics.items() if k not in SECONDARY), None)
 
 

@@ -37,31 +37,28 @@ def _ids(address: str, row: Conversation) -> list[int]:
     return [int(one) for one in request(address, "/tokenize", body)["tokens"]]
 
 
-def first_token_logprobs(address: str, rows: Sequence[Conversation], top: int = 5) -> list[dict[int, float]]:
-    """For each conversation the most probable first tokens of the answer: token id to natural log-probability.
+def next_logprobs(address: str, ids: Sequence[int], top: int = 5) -> dict[int, float] | None:
+    """The most probable next tokens after some token ids: token id to natural log-probability.
 
-    They are the model's own, before temperature or any sampling, over the whole vocabulary.
+    None where the server has none to give: llama.cpp holds a token back while it is only a part of a UTF-8 character,
+    as the first token of many Chinese answers is, and leaves out its probabilities.
 
     Args:
         address: of a llama.cpp server, with or without /v1.
-        rows: conversations that end with the user's turn.
+        ids: what the model has seen.
         top: how many tokens.
 
     Raises:
-        InputError: when the server gives no probabilities.
-        StageFailed, ChildFailed: as `client.request`.
+        StageFailed, ChildFailed, InputError: as `client.request`.
     """
-    found = []
-    for ids in template_ids(address, rows):
-        body = {"prompt": ids, "n_predict": 1, "n_probs": top, "temperature": 0.0, "cache_prompt": False}
-        answer = request(address, "/completion", body)
-        first = answer.get("completion_probabilities") or []
-        if not first:
-            raise InputError(
-                "The server gave no probabilities.", "It is not a llama.cpp server.", "Serve it with llamacpp."
-            )
-        found.append({int(one["id"]): float(one["logprob"]) for one in first[0]["top_logprobs"]})
-    return found
+    body = {"prompt": list(ids), "n_predict": 1, "n_probs": top, "temperature": 0.0, "cache_prompt": False}
+    first = request(address, "/completion", body).get("completion_probabilities") or []
+    return {int(one["id"]): float(one["logprob"]) for one in first[0]["top_logprobs"]} if first else None
+
+
+def token_ids(address: str, text: str) -> list[int]:
+    """A plain text's token ids, without special tokens."""
+    return [int(one) for one in request(address, "/tokenize", {"content": text, "add_special": False})["tokens"]]
 
 
 def stops_at_end_token(

@@ -275,6 +275,7 @@ class Worker:
             "file_type": None if file_type is None else gguf.LlamaFileType(file_type).name,
             "quantization": dict(Counter(tensor.tensor_type.name for tensor in reader.tensors)),
             "bytes": path.stat().st_size,
+            "tensor_bytes": sum(int(tensor.n_bytes) for tensor in reader.tensors),
             "tensors": len(reader.tensors),
             "chat_template": value("tokenizer.chat_template") is not None,
             "eos_id": value("tokenizer.ggml.eos_token_id"),
