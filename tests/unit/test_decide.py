@@ -25,7 +25,9 @@ from autoswift.tables import has_text
 ONLINE = Availability(huggingface=True, modelscope=True, packaged=True)
 OFFLINE = Availability(huggingface=False, modelscope=False, packaged=True)
 CPU = Device(kind="cpu", name="cpu", memory_bytes=24 * GIB, free_bytes=22 * GIB, tflops=0.07)
-RTX = Device(kind="cuda", name="NVIDIA GeForce RTX 4090", memory_bytes=24 * GIB, free_bytes=23 * GIB, bf16=True, tflops=60.0)
+RTX = Device(
+    kind="cuda", name="NVIDIA GeForce RTX 4090", memory_bytes=24 * GIB, free_bytes=23 * GIB, bf16=True, tflops=60.0
+)
 
 
 def stats(mean: float, rows: int = 400) -> LengthStats:

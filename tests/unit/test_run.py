@@ -132,7 +132,7 @@ def test_runs_are_found_by_id_prefix_and_path(record: RunRecord, tmp_path: Path)
     assert records.find(other.id).folder == other.folder
     assert {r.id for r in records.all_runs()} == {record.id, other.id}
     with pytest.raises(RunNotFound, match="fits"):
-        records.find(os.path.commonprefix([record.id, other.id]))
+        records.find(record.id[:4])
     with pytest.raises(RunNotFound):
         records.find("nothing-like-it")
 

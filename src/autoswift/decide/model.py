@@ -130,6 +130,8 @@ def _why_not(facts: ModelFacts, inputs: Inputs, book: Book) -> str:
         return book.say("model.modality", modality=inputs.profile.modality)
     if inputs.profile.modality == "text" and facts.modality != "text":
         return book.say("model.text_only")
+    if facts.blocked:
+        return book.say(f"model.blocked_{facts.blocked}")
     if facts.gated:
         return book.say("model.gated")
     if inputs.profile.constraints.get("licence") == "commercial" and not facts.commercial:

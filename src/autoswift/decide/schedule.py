@@ -138,7 +138,7 @@ def schedule(
     else:
         final_tokens = min(full, int(total * float(rules["schedule"]["final_share"])))
         trial_tokens = min(final_tokens, (total - final_tokens) // trials)
-        promote = trial_tokens >= final_tokens
+        promote = False
     trials = _say_trials(inputs, trials, costs, book)
     _say_cap(inputs, capped, total, tokens, full, book)
     trial_tokens = book.add(
@@ -151,12 +151,13 @@ def schedule(
     )
     final_tokens = book.add(
         "final_tokens",
-        int(max(final_tokens, trial_tokens) if promote else final_tokens),
+        int(final_tokens),
         book.say("final_tokens.promote" if promote else "final_tokens.part"),
         evidence=[book.say("full_tokens", full=full, epochs=f"{epochs:g}")],
         reverse_when=book.say("trial_tokens.reverse"),
         source="formula",
     )
+    promote = trial_tokens >= final_tokens  # the user may have fixed either
     stages = dict(costs.stages)
     stages["search"] = trials * (costs.trial + trial_tokens / rate)
     stages["train"] = 0.0 if promote else costs.trial + final_tokens / rate

@@ -132,7 +132,7 @@ class SimulatedSession:
         if ratio > land.diverges_above:
             return 3.0 + tokens / 500
         floor = 1.0 + 0.15 * math.log10(ratio) ** 2
-        return floor + 2.0 * (1 + tokens / 1000) ** -0.5
+        return float(floor + 2.0 * (1 + tokens / 1000) ** -0.5)
 
     def _make(
         self, kind: Any, trial: Trial, step: int, metrics: dict[str, Any] | None = None, **fields: Any

@@ -89,5 +89,5 @@ def child_environment(threads: int, extra: dict[str, str] | None = None) -> dict
     env = {k: v for k, v in os.environ.items() if k in kept or k.startswith(prefixes)}
     env |= OFFLINE | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "TOKENIZERS_PARALLELISM": "false"}
     if threads > 0:
-        env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     return env | (extra or {})

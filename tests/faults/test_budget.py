@@ -1,0 +1,35 @@
+"""A wall-clock that is too short for what was asked: it ends in time, with a result, and says what is missing."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from support import EXAMPLE, SENTENCE, Cli, lines, tiny_model
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+
+
+def test_three_minutes_end_in_three_minutes(tmp_path: Path) -> None:
+    cli, out = Cli(tmp_path / "home"), tmp_path / "run"
+    model = str(tiny_model())
+    begin = time.monotonic()
+    done = cli(
+        *("run", SENTENCE, "--data", str(EXAMPLE), "--model", model, "--out", str(out), "--yes", "--json"),
+        *("--budget-hours", "0.05", "--budget-trials", "20", "--full"),
+        timeout=400,
+    )
+    seconds = time.monotonic() - begin
+    cli("stop", str(out))
+    assert done.returncode == 3, done.stderr
+    # Ending the children and writing the report are the only things that may come after the deadline.
+    assert seconds < 180 + 15
+    result = json.loads(done.stdout)["result"]
+    assert result["partial_reasons"]
+    assert result["tuned"] is not None
+    started = {r["trial"] for r in lines(out / "trials.jsonl") if r["event"] == "started"} - {0}
+    assert 1 <= len(started) < 20
+    assert (out / "report.html").is_file()
