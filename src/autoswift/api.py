@@ -16,7 +16,7 @@ from autoswift import __version__
 from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
 from autoswift.domain.task import Target, Task
-from autoswift.errors import AutoSwiftError, BudgetExhausted, DiskFull, InputError, RunLocked
+from autoswift.errors import AutoSwiftError, BudgetExhausted, DiskFull, InputError, Vetoed, disk_errors_explained
 from autoswift.pipeline import Confirm, Pipeline
 from autoswift.run import record as records
 from autoswift.run.clock import RunClock, seconds_spent
@@ -62,12 +62,12 @@ def start(
     """
     task = checked(task)
     train_python()  # without it nothing can be trained: said before anything is written
+    existed = out is not None and out.expanduser().exists()
     record = records.create(task, out)
-    existed = out is not None
     try:
         return _carry_out(record, confirm, listener)
-    except AutoSwiftError as exc:
-        if isinstance(exc, InputError) and not isinstance(exc, RunLocked) and record.step("fetch") is None:
+    except (InputError, Vetoed):
+        if record.step("fetch") is None:
             records.discard(record.folder, keep_folder=existed)
         raise
 
@@ -78,7 +78,7 @@ def resume(
     """Does what is missing of a run.
 
     Raises:
-        RunLocked: when another process works on it.
+        RunLocked: when another process works on it (an `InputError`).
         AutoSwiftError: what ended it.
     """
     train_python()
@@ -98,7 +98,7 @@ def _carry_out(record: RunRecord, confirm: Confirm | None, listener: Listener | 
             context.note(text("note.reaped", task.language, name=name))
         record.update(state="running", error=None)
         try:
-            with _signals_interrupt():
+            with _signals_interrupt(), disk_errors_explained(str(record.folder)):
                 result = Pipeline(context, confirm).run()
         except KeyboardInterrupt:
             _end(record, context, "interrupted")
@@ -107,7 +107,7 @@ def _carry_out(record: RunRecord, confirm: Confirm | None, listener: Listener | 
             _end(record, context, "partial" if isinstance(exc, BudgetExhausted) else "failed", error=exc.as_json())
             raise
         if result.get("declined"):
-            raise InputError(
+            raise Vetoed(
                 text("declined.what", task.language),
                 text("declined.why", task.language),
                 text("declined.fix", task.language),

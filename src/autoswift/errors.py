@@ -9,6 +9,7 @@
     │   ├── RunNotFound            2  no such run, or the prefix fits several
     │   └── RunLocked              2  another process works on this run
     ├── BudgetExhausted            3  nothing usable within the budget
+    ├── Vetoed                     3  the user did not accept the plan
     ├── StageFailed                4  a stage failed for good
     │   └── PostCheckFailed        4  an artefact is there but it is not what it should be
     ├── ChildFailed                4  a child process ended badly (transient when it was killed)
@@ -87,6 +88,12 @@ class RunLocked(InputError):
 
 class BudgetExhausted(AutoSwiftError):
     """Nothing usable came out within the budget."""
+
+    exit_code = 3
+
+
+class Vetoed(AutoSwiftError):
+    """The user did not accept the plan."""
 
     exit_code = 3
 

@@ -237,3 +237,25 @@ def test_write_puts_it_into_the_run_folder_or_where_asked(done: RunRecord, tmp_p
 
 def test_same_record_same_page(done: RunRecord) -> None:
     assert build(done, "zh") == build(done, "zh")
+
+
+def test_a_field_that_the_record_lacks_is_a_gap_not_a_crash(done: RunRecord) -> None:
+    for stage, names in {
+        "loadtest": ["levels"],
+        "deploy": ["curl", "engine"],
+        "export": ["bytes"],
+        "train": ["validation"],
+    }.items():
+        path = done.folder / "steps" / f"{stage}.json"
+        step = read_json(path)
+        for name in names:
+            step["result"]["value"].pop(name)
+        write_atomic(path, dumps(step))
+    path = done.folder / "steps" / "evaluate.json"
+    step = read_json(path)
+    del step["result"]["value"]["tuned"]["scores"]["nll"]
+    del step["result"]["value"]["difference"]["rouge_l"]
+    write_atomic(path, dumps(step))
+    text = page(done, "en").text
+    assert "http://127.0.0.1:8080/v1" in text
+    assert "30.5" in text

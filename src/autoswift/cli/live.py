@@ -113,11 +113,15 @@ class Display:
             self.begun[name] = float(row.get("time") or time.time())
             self.progress = {}
             return Text(say("live.started", stage=shown))
+        if state == "failed" and row.get("error") == "KeyboardInterrupt":
+            return Text(say("live.interrupted", stage=shown), style="yellow")
         if state == "failed":
             return foreign(say("live.failed", stage=shown, what=row.get("what") or row.get("error") or ""), "red")
         if state == "skipped":
             return foreign(say("live.skipped", stage=shown, why=row.get("why") or ""))
-        took = words.duration(row.get("seconds"), current.language)
+        if row.get("seconds") is None:
+            return Text(say("live.done", stage=shown))
+        took = words.duration(row["seconds"], current.language)
         return Text(say(f"live.{state}", stage=shown, time=took))
 
     def _on_plan(self, row: dict[str, Any]) -> Text | None:

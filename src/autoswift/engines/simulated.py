@@ -120,7 +120,7 @@ class SimulatedSession:
             metrics = {"loss": loss, "tokens": float(trial.tokens * step // steps), "tokens_per_second": 1000.0}
             made.append(self._make("progress", trial, step, metrics))
         nll = self._loss(settings, trial.tokens)
-        final = {self.plan.search.metric: 100 * math.exp(-nll), "nll": nll, "latency_seconds": 0.1}
+        final = {self.plan.search.metric: 100 * math.exp(-nll), "nll": nll, "latency_seconds": 0.1, "tokens": float(trial.tokens)}
         folder = self.engine.folder / "trials" / str(trial.number) / f"attempt-{trial.attempt}"
         artifact = self.save(trial.number, folder)
         made.append(self._make("evaluated", trial, steps, final))

@@ -29,7 +29,7 @@ def build(record: RunRecord, language: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=True,  # everything from the data is foreign
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.ChainableUndefined,  # an older record lacks a field: that is a gap, not a crash
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -270,6 +270,6 @@ def strip(title: str, marks: Sequence[tuple[str, float]], most: float) -> Markup
         place = x(value)
         anchor = "start" if place < 8 else "end" if place > 88 else "middle"
         body.append(_dot(place, 34, 5, "dot tuned", f"{name}: {number(value)}"))
-        high = 20 if index % 2 else 56
+        high = (56, 20, 73)[index % 3]  # neighbours may lie at one place
         body.append(_text(f"{place:.2f}%", high, f"{name} {number(round(value))}", "tick", anchor))
-    return svg(64, title, body)
+    return svg(80, title, body)

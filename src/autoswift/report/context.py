@@ -210,7 +210,7 @@ def _decisions(source: Source) -> list[Any]:
 
 def _changed(source: Source, revision: int) -> list[str]:
     for row in source.events:
-        if row.get("kind") == "plan" and row.get("revision") == revision:
+        if row.get("kind") == "plan" and row.get("revision") == revision > 1:
             return [str(name) for name in row.get("changed") or []]
     return []
 
@@ -266,7 +266,10 @@ def _training(source: Source) -> dict[str, Any] | None:
         curve = charts.lines(source.say("training.curve"), [_series(trial, source.say("training.loss"), number)])
     validation = value.get("validation") or {}
     pairs = []
-    for name, tuned in (validation.get("tuned") or {}).items():
+    for name in (source.metric, "nll"):  # a trial reports some twenty numbers; these two say how good it is
+        tuned = (validation.get("tuned") or {}).get(name)
+        if tuned is None:
+            continue
         pairs.append({"name": name, "base": (validation.get("base") or {}).get(name), "tuned": tuned})
     return {
         "promoted": bool(value.get("promoted")),
@@ -299,7 +302,11 @@ def _troubles(source: Source) -> dict[str, Any]:
         elif kind == "note" and event.get("level") == "warn":
             rows.append(event | {"what": words.note(event, source.language)})
         elif kind == "stage" and event.get("state") == "failed":
-            rows.append(event | {"kind": "failed"})
+            stopped = event.get("error") == "KeyboardInterrupt"
+            rows.append(event | {"kind": "note" if stopped else "failed"})
+            if stopped:
+                stage = words.named("stage", str(event.get("stage")), source.language)
+                rows[-1]["what"] = source.say("troubles.interrupted", stage=stage)
     notes = [
         words.note(event, source.language)
         for event in source.events

@@ -17,7 +17,7 @@ def number(value: Any, digits: int = 3) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return NOTHING
     if value == 0 or isinstance(value, int):
-        return f"{value:,}"
+        return f"{int(value):,}"
     size = abs(value)
     if size < 1e-3 or size >= 1e9:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
