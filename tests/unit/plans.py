@@ -26,6 +26,7 @@ def make_plan(*, trials: int = 5, seed: int = 0, **search: Any) -> Plan:
         final_tokens=32_000,
         tokens_per_row=100.0,
         promote=False,
+        answer_seconds=1.0,
         epochs=3,
         reserve_seconds=10.0,
         metric="chrf",

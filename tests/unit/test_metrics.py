@@ -43,7 +43,9 @@ def test_macro_f1_gives_rare_labels_the_same_weight() -> None:
 
 def test_a_trial_reports_its_metric_and_how_varied_its_answers_are() -> None:
     found = score_answers("exact_match", ["a", "a", "b", "c"], ["a", "b", "b", "x"])
+    stderr = found.pop("exact_match_stderr")
     assert found == {"exact_match": 0.5, "answer_characters": 1.0, "distinct_answers": 0.75}
+    assert stderr == pytest.approx(np.std([1, 0, 1, 0], ddof=1) / 2)
     with pytest.raises(ValueError, match="no answers"):
         aggregate("chrf", [], [])
 

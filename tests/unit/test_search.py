@@ -165,10 +165,28 @@ def test_a_full_disk_ends_the_run_and_not_just_the_trial(tmp_path: Path) -> None
 
 def test_equal_metrics_are_decided_by_likelihood_and_unfinished_ones_never_win() -> None:
     outcomes = {
-        1: Outcome(status="finished", metrics={"chrf": 20.0, "nll": 2.0}),
-        2: Outcome(status="finished", metrics={"chrf": 20.0, "nll": 1.0}),
+        1: Outcome(status="finished", metrics={"chrf": 20.0, "nll": 2.0}, artifact="a"),
+        2: Outcome(status="finished", metrics={"chrf": 20.0, "nll": 1.0}, artifact="a"),
         3: Outcome(status="failed", metrics={"chrf": 99.0, "nll": 0.1}),
-        4: Outcome(status="finished", metrics={"nll": 0.1}),
+        4: Outcome(status="finished", metrics={"nll": 0.1}, artifact="a"),
+        5: Outcome(status="finished", metrics={"chrf": 99.0}),
     }
     assert best_of(outcomes, "chrf") == 2
-    assert best_of({4: outcomes[4]}, "chrf") is None
+    assert best_of({3: outcomes[3], 5: outcomes[5]}, "chrf") is None
+
+
+def test_a_difference_within_the_standard_error_is_a_tie_and_a_larger_one_is_not() -> None:
+    def trial(chrf: float, nll: float) -> Outcome:
+        return Outcome(status="finished", metrics={"chrf": chrf, "chrf_stderr": 1.0, "nll": nll}, artifact="a")
+
+    assert best_of({1: trial(20.0, 2.0), 2: trial(19.5, 1.0)}, "chrf") == 2
+    assert best_of({1: trial(20.0, 2.0), 2: trial(18.5, 1.0)}, "chrf") == 1
+
+
+def test_a_trial_whose_answers_were_cut_off_is_better_than_no_result() -> None:
+    outcomes = {
+        1: Outcome(status="finished", metrics={"loss": 1.0}, artifact="a"),
+        2: Outcome(status="finished", metrics={"loss": 2.0, "nll": 1.9}, artifact="a"),
+    }
+    assert best_of(outcomes, "chrf") == 2
+    assert best_of({1: outcomes[1]}, "chrf") == 1

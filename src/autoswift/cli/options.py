@@ -47,6 +47,14 @@ def language_of(environ: Mapping[str, str]) -> Language:
     return "en"
 
 
+def language_for(sentence: str) -> Language:
+    """The command's language, or the sentence's own where nothing else says one (no --lang, locale C or none)."""
+    locale = next((os.environ[n] for n in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(n)), "C")
+    if current.chosen or locale.partition(".")[0] not in ("C", "POSIX"):
+        return current.language
+    return "zh" if any("\u4e00" <= c <= "\u9fff" for c in sentence) else "en"
+
+
 def hoisted(args: Sequence[str]) -> tuple[list[str], str | None, bool]:
     """Takes `--lang X` and `--debug` out of the line, wherever they stand before a `--`.
 

@@ -69,6 +69,7 @@ def run(  # noqa: PLR0913 - one parameter an option
         more={"target": target, "seed": seed, "full": full, "options": fixed_settings(fixed)},
     )
     _need_consent(yes)
+    _need_environment(yes)
     from autoswift import api
 
     with _watched(task, yes=yes, verbose=verbose) as (confirm, listener):
@@ -84,6 +85,7 @@ def resume(run: Run, yes: Yes = False, verbose: Verbose = False, as_json: Json =
     task = record.task()
     yes = yes or record.step("fetch") is not None  # its plan was agreed to before
     _need_consent(yes)
+    _need_environment(yes)
     from autoswift import api
 
     current.run = record.id
@@ -168,6 +170,7 @@ def make_task(
     from autoswift.domain.budget import Budget
     from autoswift.domain.task import Task
 
+    current.language = language_for(sentence)
     if not sentence.strip():
         raise InputError(say("no_sentence"), "", say("no_sentence_fix"))
     trials, hours, device_seconds = budget
@@ -183,6 +186,27 @@ def make_task(
         language=current.language,
         **more,
     )
+
+
+def _need_environment(yes: bool) -> None:
+    """Makes the training environment at the first training, with the user's consent.
+
+    Raises:
+        EnvironmentMissing: when the user does not want it.
+    """
+    from autoswift.cli.output import console
+    from autoswift.run.places import train_python, train_python_or_none
+
+    if train_python_or_none() is not None:
+        return
+    out = console(stderr=True)
+    out.print(say("setup_needed"))
+    if not (yes or typer.confirm(say("setup_go_on"), default=True, err=True)):
+        train_python()
+    from autoswift.cli.show import foreign
+    from autoswift.run.setup import setup
+
+    setup(lambda line: out.print(foreign(line), soft_wrap=True), language=current.language)
 
 
 def _need_consent(yes: bool) -> None:

@@ -72,6 +72,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
             final_tokens=times.final_tokens,
             tokens_per_row=round(length.row.mean, 2),
             promote=times.promote,
+            answer_seconds=round(times.answer_seconds, 1),
             epochs=times.epochs,
             reserve_seconds=round(times.reserve_seconds, 1),
             metric=evaluation.metric,

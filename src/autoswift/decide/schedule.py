@@ -35,14 +35,16 @@ class Schedule:
     promote: bool
     batch: int
     reserve_seconds: float
+    answer_seconds: float
     stage_seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Costs:
-    """Seconds: of a trial beside its training, of everything after the search."""
+    """Seconds: of a trial beside its training, of its validation answers alone, of everything after the search."""
 
     trial: float
+    answers: float
     reserve: float
     stages: dict[str, float]
 
@@ -103,7 +105,8 @@ def _costs(inputs: Inputs, model: ModelChoice, evaluation: EvaluationSettings, a
         "report": 2.0,
     }
     reserve = sum(v for k, v in stages.items() if k != "fetch")
-    return _Costs(trial=start + generate(evaluation.validation_rows), reserve=reserve * 1.15, stages=stages)
+    answers = generate(evaluation.validation_rows)
+    return _Costs(trial=start + answers, answers=answers, reserve=reserve * 1.15, stages=stages)
 
 
 def schedule(
@@ -169,6 +172,7 @@ def schedule(
         promote=promote,
         batch=batch_for(trial_tokens, row),
         reserve_seconds=costs.reserve,
+        answer_seconds=costs.answers,
         stage_seconds=stages,
     )
 

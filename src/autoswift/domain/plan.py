@@ -78,6 +78,7 @@ class SearchSettings:
         space: parameter name to {"low", "high", "log"} or {"choices"}.
         trial_tokens, final_tokens: tokens trained on by one trial, and by the final training.
         tokens_per_row: mean length of a training row, so that tokens become steps.
+        answer_seconds: what answering the validation rows takes after a trial's training, by formula.
         promote: trials are trained in full, so the best one is the result and no final training follows.
         reserve_seconds: kept free at the end of the wall-clock for merge, evaluation, serving.
     """
@@ -88,6 +89,7 @@ class SearchSettings:
     final_tokens: int
     tokens_per_row: float
     promote: bool
+    answer_seconds: float
     epochs: float
     reserve_seconds: float
     metric: str

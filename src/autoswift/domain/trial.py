@@ -30,6 +30,7 @@ class Trial:
         tokens: how many tokens it is to train on.
         deadline: unix seconds at which it must stop by itself; None when only the plan limits it.
         evaluate_rows: validation rows that get an answer at its end.
+        evaluate_seconds: how long that is expected to take; training stops so long before the deadline.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Trial:
     overrides: dict[str, Any] = field(default_factory=dict)
     deadline: float | None = None
     evaluate_rows: int = 0
+    evaluate_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

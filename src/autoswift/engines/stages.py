@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoswift.domain.artifact import Artifact, StepResult
+from autoswift.domain.decision import Alternative, Decision
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.protocols import SearchOutcome
@@ -129,6 +130,7 @@ def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) 
     if best is None:
         raise StageFailed("No trial finished.", "There is nothing to train on.", "Resume the run.")
     parameters = history[best].proposal.parameters
+    _tell_winner(context, plan, best, trials)
     if plan.search.promote:
         return _result(context, best, trials[best], parameters, promoted=True)
     least = trials[best].device_seconds / 2
@@ -146,6 +148,29 @@ def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) 
     key = "train.final_failed" if final.status == "failed" else "train.final_worse"
     context.note(text(key, context.task.language, trial=best, metric=plan.search.metric), "warn")
     return _result(context, best, trials[best], parameters, promoted=True)
+
+
+def _tell_winner(context: RunContext, plan: Plan, best: int, trials: dict[int, Outcome]) -> None:
+    """The choice of the winner is a decision like any other."""
+    language, metric = context.task.language, plan.search.metric
+
+    def words(number: int) -> str:
+        values = ((name, trials[number].metrics.get(name)) for name in (metric, f"{metric}_stderr", "nll"))
+        return ", ".join(f"{name} {value:.3g}" for name, value in values if value is not None)
+
+    others = tuple(
+        Alternative(value=n, why_not=words(n) or str(trials[n].symptom)) for n in sorted(trials) if n != best
+    )
+    decision = Decision(
+        name="winner",
+        value=best,
+        because=text("train.winner", language, trial=best, metric=metric),
+        evidence=(words(best),),
+        alternatives=others,
+        reverse_when=text("train.winner_reverse", language),
+        source="measurement",
+    )
+    context.journal.event("decision", decision=decision)
 
 
 def _result(

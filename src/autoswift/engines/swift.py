@@ -15,7 +15,7 @@ from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.protocols import Event
 from autoswift.domain.trial import Trial
-from autoswift.engines.arguments import sft_argv, sft_arguments
+from autoswift.engines.arguments import sft_arguments, sft_argv
 from autoswift.engines.context import EngineContext
 from autoswift.errors import StageFailed, disk_errors_explained
 from autoswift.recover.diagnose import diagnose, oom_kills
@@ -34,7 +34,7 @@ HANG_LEAST_SECONDS = 300.0
 """Silence shorter than this is never a hang: saving and answering are silent too."""
 
 GRACE_SECONDS = 20.0
-"""After its deadline a trial has this long to save and to answer the validation rows."""
+"""After its deadline a trial has this long to end by itself: the step or the answers that were under way, the save."""
 
 
 class SwiftEngine:
@@ -136,8 +136,8 @@ class _Process:
             "max_new_tokens": plan.evaluation.max_new_tokens,
             "generation_batch_size": plan.evaluation.generation_batch_size,
             "nll_rows": trial.evaluate_rows,
-            "deadline": trial.deadline,
-            "hard_deadline": trial.deadline + GRACE_SECONDS if trial.deadline else None,
+            "deadline": trial.deadline - trial.evaluate_seconds if trial.deadline else None,
+            "hard_deadline": trial.deadline,
         }
         write_atomic(folder / "trial.json", dumps(spec, indent=1))
         write_atomic(folder / "command.json", dumps({"argv": ["swift", "sft", *arguments]}, indent=1))
@@ -158,7 +158,7 @@ class _Process:
         if hang:
             self.child.end()
             return [*events, *self._read(), self._failed("hang", hang)]
-        if self.trial.deadline and time.time() > self.trial.deadline + 2 * GRACE_SECONDS:
+        if self.trial.deadline and time.time() > self.trial.deadline + GRACE_SECONDS:
             # It could not end by itself in time (a step longer than the grace): what is saved still counts.
             self.child.end()
             events += self._read()
@@ -221,8 +221,8 @@ class _Process:
     def _end(self, code: int) -> Event:
         self.ended = True
         # swift ends a NaN training with exit code 0, so the code alone says nothing: the callback must have finished.
-        if self._metrics.get("loss", 0.0) is None:
-            return self._failed("nan", "the loss is not a number")
+        if self._metrics.get("loss", 0.0) is None or self._reason == "nan":
+            return self._failed("nan", "the loss or its gradients are not numbers")
         if (self._finished or self._final) and self._checkpoint and Path(self._checkpoint).is_dir():
             artifact = Artifact(
                 path=os.path.relpath(self._checkpoint, self.context.folder),

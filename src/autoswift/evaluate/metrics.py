@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
+
 
 def normalise(answer: str) -> str:
     """NFKC, lower case, single spaces: what should not count as a difference."""
@@ -87,9 +89,12 @@ def aggregate(metric: str, answers: Sequence[str], references: Sequence[str]) ->
 
 
 def score_answers(metric: str, answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """What a trial reports about its validation answers: the metric, and how long and how varied the answers are."""
-    return {
-        metric: aggregate(metric, answers, references),
+    """What a trial reports about its validation answers: the metric, its standard error, how long and varied they are."""
+    found = {metric: aggregate(metric, answers, references)}
+    if metric in ROWS and len(answers) > 1:
+        rows = ROWS[metric](answers, references)
+        found[f"{metric}_stderr"] = stdev(rows) / math.sqrt(len(rows))
+    return found | {
         "answer_characters": fmean(len(a) for a in answers),
         "distinct_answers": len({normalise(a) for a in answers}) / len(answers),
     }

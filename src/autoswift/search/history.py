@@ -49,8 +49,6 @@ def rebuild(rows: Iterable[Mapping[str, Any]]) -> dict[int, TrialHistory]:
         if trial is None:
             continue
         if event == "started":
-            if trial.begun and not trial.done:
-                trial.device_seconds += trial.last - trial.begun
             trial.begun = float(row["time"])
             trial.attempts = int(row["attempt"])
             trial.overrides = dict(row.get("overrides") or {})

@@ -135,13 +135,30 @@ class Search:
 
 
 def best_of(outcomes: Mapping[int, Outcome], metric: str) -> int | None:
-    """The best finished trial of several."""
-    ranked = []
-    for number, outcome in outcomes.items():
-        value, nll = outcome.metrics.get(metric), outcome.metrics.get("nll")
-        if outcome.status == "finished" and value is not None:
-            ranked.append((-value, math.inf if nll is None else nll, number))
-    return min(ranked)[2] if ranked else None
+    """The best finished trial of several: by the metric, ties by the lower negative log-likelihood.
+
+    Values within one standard error of the best one are a tie (the one-standard-error rule of Breiman et al. 1984):
+    on 16 answers the metric of two equal models differs by that much, while the likelihood of several hundred tokens
+    tells them apart. A trial whose answers the deadline cut off has no metric: it ranks behind all that have one, by
+    its likelihood, then by its last training loss, so that a short budget still ends with a model.
+    """
+    usable = {n: o.metrics for n, o in outcomes.items() if o.status == "finished" and o.artifact is not None}
+    measured = {n: float(v) for n, m in usable.items() if (v := m.get(metric)) is not None}
+    if measured:
+        top = max(measured, key=lambda n: measured[n])
+        margin = float(usable[top].get(f"{metric}_stderr") or 0.0)
+        usable = {n: m for n, m in usable.items() if n in measured and measured[n] >= measured[top] - margin}
+
+    def key(number: int) -> tuple[float, float, float, int]:
+        nll, loss = usable[number].get("nll"), usable[number].get("loss")
+        return (
+            math.inf if nll is None else nll,
+            -measured.get(number, 0.0),
+            math.inf if loss is None else loss,
+            number,
+        )
+
+    return min(usable, key=key) if usable else None
 
 
 def draw_seed(seed: int, number: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from autoswift.errors import InputError
 from autoswift.serve.client import Message, complete, request, served_model
 
 Conversation = Sequence[Message]

@@ -121,6 +121,16 @@ def _parameters(model: Any) -> dict[str, int]:
     return {"total": int(total), "trainable": int(trainable)}
 
 
+def merge_for_answers(model: Any) -> None:
+    """Fold the adapter into the base's weights, in memory: it is what will be served, and answers come twice as fast
+    (16 answers of 64 tokens on two cores: 15 s merged, 36 s with the adapter beside). The checkpoint is saved already
+    and the process ends after the answers. Quantized weights cannot take an adapter without loss and stay as they are.
+    """
+    quantized = getattr(getattr(model, "config", None), "quantization_config", None)
+    if quantized is None and hasattr(model, "merge_adapter"):
+        model.merge_adapter()
+
+
 class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
     """Reports, watches the deadline and the stop file, and answers the validation rows at the end."""
 
@@ -262,6 +272,7 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
             raise RuntimeError("the weights are sharded over ranks: validate the saved checkpoint instead")
         answering, template = _sibling("answering"), self.trainer.template
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        merge_for_answers(model)
         metrics: dict[str, Any] = {}
         batch = self.trial.generation_batch_size
         if self.trial.nll_rows > 0:

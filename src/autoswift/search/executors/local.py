@@ -22,9 +22,6 @@ from autoswift.search.searcher import Search, best_of
 POLL_SECONDS = 0.5
 """Wait for events: short against a step, long against the cost of looking."""
 
-GRACE_SECONDS = 20.0
-"""After its deadline a trial has this long to save and answer before it is ended."""
-
 
 @dataclass(slots=True)
 class _Running:
@@ -90,6 +87,7 @@ class _Round:
         for number, past in sorted(self.history.items()):
             if number > 0 and not past.done:
                 self._wait_for_room()
+                self._lost(number, past)
                 self._start(past.proposal, past.attempts + 1, past.overrides)
         reason = ""
         while True:
@@ -119,6 +117,8 @@ class _Round:
             return past.outcome
         if past is None:
             self.journal.trial("proposed", proposal.number, parameters=proposal.parameters, origin=proposal.origin)
+        elif not past.done:
+            self._lost(proposal.number, past)
         self._start(proposal, past.attempts + 1 if past else 1, past.overrides if past else {})
         while self.running:
             self._listen()
@@ -168,11 +168,35 @@ class _Round:
             overrides=overrides,
             deadline=self._deadline(proposal.number),
             evaluate_rows=self.plan.evaluation.validation_rows,
+            evaluate_seconds=self._evaluate_seconds(),
         )
         self.journal.trial("started", trial.number, attempt=attempt, tokens=trial.tokens, overrides=overrides)
         self.searcher.restarted(trial.number)
         self.running[trial.number] = _Running(trial, time.monotonic())
         self.session.submit(trial)
+
+    def _evaluate_seconds(self) -> float:
+        """What answering took so far, a half more for luck; before the first trial twice the formula."""
+        rows = self.plan.evaluation.validation_rows
+        seen = [
+            float(t.outcome.metrics.get("latency_seconds") or 0) * rows
+            for t in self.history.values()
+            if t.outcome is not None
+        ]
+        return 1.5 * max(seen) if any(seen) else 2.0 * self.plan.search.answer_seconds
+
+    def _lost(self, number: int, past: TrialHistory) -> None:
+        """Writes down the end of an attempt whose owner died, so that its seconds are on the record."""
+        if not past.begun:
+            return
+        lost = Outcome(
+            status="failed",
+            symptom="interrupted",
+            reason="the run was interrupted",
+            device_seconds=round(past.last - past.begun, 3),
+            steps=max((p.step for p in past.curve), default=0),
+        )
+        self.journal.trial("ended", number, attempt=past.attempts, outcome=lost, final=False)
 
     def _listen(self) -> None:
         for event in self.session.events(POLL_SECONDS):
