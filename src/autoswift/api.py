@@ -106,6 +106,9 @@ def _carry_out(record: RunRecord, confirm: Confirm | None, listener: Listener | 
         except AutoSwiftError as exc:
             _end(record, context, "partial" if isinstance(exc, BudgetExhausted) else "failed", error=exc.as_json())
             raise
+        except Exception as exc:
+            _end(record, context, "failed", error={"error": type(exc).__name__, "what": str(exc)})
+            raise
         if result.get("declined"):
             raise Vetoed(
                 text("declined.what", task.language),
@@ -163,7 +166,7 @@ def plan(
     """
     from autoswift.catalog.availability import availability
     from autoswift.decide.planner import make_plan
-    from autoswift.decide.stages import inputs_for
+    from autoswift.decide.stages import check_plug_ins, inputs_for
     from autoswift.hardware.probe import from_json, probe
     from autoswift.run.places import home
     from autoswift.understand.stage import profiles
@@ -173,7 +176,9 @@ def plan(
     profile, found, _ = profiles(task.sentence, task.data, dict(task.columns), task.seed, task.language)
     machine = from_json(hardware) if hardware else probe(_existing(home()))
     cause = text("plan.cause.first", task.language)
-    return make_plan(inputs_for(task, profile, found, machine, availability()), cause=cause)
+    made = make_plan(inputs_for(task, profile, found, machine, availability()), cause=cause)
+    check_plug_ins(made)
+    return made
 
 
 def _existing(path: Path) -> Path:
@@ -199,7 +204,7 @@ class FinishedRun:
 
     @property
     def state(self) -> str:
-        """done, partial, failed, …"""
+        """One of new, running, done, partial, failed, interrupted."""
         return str(self.record.state()["state"])
 
     @property

@@ -14,6 +14,7 @@ from autoswift.catalog.models import all_models
 from autoswift.catalog.tokens import TokenStats
 from autoswift.decide.inputs import Inputs, Measured
 from autoswift.decide.planner import make_plan
+from autoswift.decide.stages import check_plug_ins
 from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import GIB, DataProfile, Device, HardwareProfile, LengthStats, TaskProfile
@@ -200,7 +201,6 @@ def test_what_the_user_fixes_holds_and_is_not_searched(name: str, value: Any, re
         {"method": "magic"},
         {"method": "qlora"},
         {"export_format": "gptq"},
-        {"serve_engine": "vllm"},
         {"per_device_train_batch_size": 3, "effective_batch_size": 8},
         {"lora_rank": -1},
     ],
@@ -209,6 +209,14 @@ def test_a_setting_that_cannot_be_is_refused_by_name(options: dict[str, Any]) ->
     with pytest.raises(InputError) as caught:
         make_plan(inputs(options=options))
     assert next(iter(options)) in caught.value.what or "effective" in caught.value.what
+
+
+@pytest.mark.parametrize("name", ["train_engine", "executor", "serve_engine"])
+def test_an_engine_that_is_not_installed_is_refused_with_what_is(name: str) -> None:
+    check_plug_ins(make_plan(inputs(options={name: "some.package:Class"})))
+    with pytest.raises(InputError, match="not-there") as caught:
+        check_plug_ins(make_plan(inputs(options={name: "not-there"})))
+    assert make_plan(inputs()).decision(name).value in caught.value.why
 
 
 def test_a_budget_too_short_for_one_trial_says_how_much_is_needed() -> None:

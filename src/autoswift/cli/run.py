@@ -13,7 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from autoswift.cli.options import Column, Command, Data, Json, Model, Run, Sentence, Yes, current, pairs, say, typed
+from autoswift.cli.options import (
+    Column,
+    Command,
+    Data,
+    Json,
+    Model,
+    Run,
+    Sentence,
+    Yes,
+    current,
+    language_for,
+    pairs,
+    say,
+    typed,
+)
 from autoswift.errors import InputError
 
 if TYPE_CHECKING:

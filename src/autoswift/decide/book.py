@@ -36,12 +36,22 @@ class Book:
         alternatives: Sequence[tuple[Any, str]] = (),
         reverse_when: str = "",
         source: Source = "rule",
+        instead: str = "",
     ) -> Any:
         """Writes a decision and returns the value in force: the user's where they fixed it.
 
+        Args:
+            instead: how the user changes this one, when not by `--set`.
+
         Raises:
-            InputError: when the user's value is not of the decision's kind.
+            InputError: when the user's value is not of the decision's kind, or `--set` does not reach it.
         """
+        if instead and name in self.options:
+            raise InputError(
+                f"--set {name}={self.options[name]}: this setting is not fixed that way.",
+                "It follows from other things that you give.",
+                instead,
+            )
         others = tuple(Alternative(value=v, why_not=w) for v, w in alternatives)
         if name in self.options:
             wanted = _coerced(name, self.options[name], value)

@@ -16,6 +16,8 @@ from autoswift.hardware.shape import shape_of
 from autoswift.hardware.speed import start_seconds, training_tokens_per_second
 from autoswift.tables import table
 
+INSTEAD = "Name a model with --model: a folder, or an id that `autoswift models` lists."
+
 USEFUL_TOKENS = 50_000
 """Fewer trained tokens than this hardly move a model: about 200 dialogues of 250 tokens."""
 
@@ -43,6 +45,7 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
             evidence=[_in_words(inputs.folder, book)],
             reverse_when=book.say("model.named_reverse"),
             source="user",
+            instead=INSTEAD,
         )
         return choice
     judged = [_judge(facts, inputs, book) for facts in inputs.models]
@@ -60,6 +63,7 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
         evidence=[_in_words(best.facts, book)],
         alternatives=others,
         reverse_when=book.say("model.reverse_offline" if _only_packaged(inputs) else "model.reverse"),
+        instead=INSTEAD,
     )
     return to_choice(best.facts, inputs)
 
@@ -132,7 +136,7 @@ def _why_not(facts: ModelFacts, inputs: Inputs, book: Book) -> str:
         return book.say("model.text_only")
     if facts.blocked:
         return book.say(f"model.blocked_{facts.blocked}")
-    if facts.gated:
+    if facts.gated and not inputs.task.model:  # one that the user named may be theirs to use
         return book.say("model.gated")
     if inputs.profile.constraints.get("licence") == "commercial" and not facts.commercial:
         return book.say("model.licence", licence=facts.licence or "?")

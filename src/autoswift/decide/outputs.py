@@ -14,9 +14,6 @@ from autoswift.tables import table
 METRIC_BY_GOAL = {"chat": "chrf", "extraction": "field_f1", "classification": "macro_f1", "reasoning": "exact_match"}
 """CONTRACTS, Data and choice."""
 
-ENGINES = ("llamacpp", "transformers", "none")
-
-
 def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> EvaluationSettings:
     """Metric, rows and answer length. A short wall-clock makes the samples smaller, never below a bound."""
     rules = table("rules")["evaluation"]
@@ -27,7 +24,13 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
     least = int(rules["smallest_rows"])
     splits = inputs.data.splits
     metric = METRIC_BY_GOAL[inputs.profile.goal]
-    book.add("metric", metric, book.say(f"metric.{metric}", goal=inputs.profile.goal), reverse_when=book.say("metric.reverse"))
+    book.add(
+        "metric",
+        metric,
+        book.say(f"metric.{metric}", goal=inputs.profile.goal),
+        reverse_when=book.say("metric.reverse"),
+        instead="The metric follows from the goal: name another goal in the sentence.",
+    )
     rows = {}
     for name, split in (("validation_rows", "validation"), ("test_rows", "test")):
         wanted = max(least, int(int(sizes[name]) * shrink))
@@ -59,7 +62,9 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
     )
 
 
-def serving_settings(inputs: Inputs, max_length: int, max_new_tokens: int, book: Book) -> ServingSettings:
+def serving_settings(
+    inputs: Inputs, max_length: int, max_new_tokens: int, load_test: bool, book: Book
+) -> ServingSettings:
     """Engine, format and the load that it is tested with."""
     rules = table("rules")
     load = rules["load_test"]["cpu" if inputs.on_cpu else "gpu"]
@@ -73,13 +78,7 @@ def serving_settings(inputs: Inputs, max_length: int, max_new_tokens: int, book:
             reverse_when=book.say("serve.reverse"),
         )
     )
-    if engine not in ENGINES:
-        raise InputError(
-            f"--set serve_engine={engine}: not known here.",
-            "This version serves with " + ", ".join(ENGINES) + ".",
-            "Choose one of these.",
-        )
-    form = {"llamacpp": "q8_0", "transformers": "merged", "none": "merged"}[engine]
+    form = "q8_0" if engine == "llamacpp" else "merged"
     form = str(
         book.add(
             "export_format",
@@ -95,6 +94,14 @@ def serving_settings(inputs: Inputs, max_length: int, max_new_tokens: int, book:
             f"--set export_format={form}: {engine} does not serve it here.",
             f"{engine} takes {' or '.join(allowed)}.",
             "Choose one of these.",
+        )
+    if engine != "none":
+        book.add(
+            "load_test",
+            ", ".join(str(n) for n in load["parallel"]),
+            book.say("load_test" if load_test else "load_test.if_time"),
+            reverse_when=book.say("load_test.reverse"),
+            instead="The load test follows from the machine and the wall-clock: --budget-hours, --target none.",
         )
     need = max_length + max_new_tokens + int(rules["serving"]["context_margin"])
     return ServingSettings(

@@ -34,6 +34,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         book.say("goal", evidence=inputs.profile.evidence.get("goal", "") or book.say("goal.default")),
         evidence=list(inputs.profile.assumptions),
         reverse_when=book.say("goal.reverse"),
+        instead="Say it in the sentence: classify, extract, reason, answer…",
     )
     chosen = choose_model(inputs, book)
     model = model or chosen
@@ -57,7 +58,8 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
     times = schedule(inputs, model, evaluation, rate, length, book)
     fixed = (method, precision, micro, checkpointing, longest)
     training, space = training_settings(inputs, model, fixed, times, length, book)
-    serving = serving_settings(inputs, longest, evaluation.max_new_tokens, book)
+    reserved = times.stage_seconds["loadtest"] > 0
+    serving = serving_settings(inputs, longest, evaluation.max_new_tokens, reserved, book)
     stages = times.stage_seconds
     return Plan(
         revision=revision,
@@ -76,6 +78,9 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
             epochs=times.epochs,
             reserve_seconds=round(times.reserve_seconds, 1),
             metric=evaluation.metric,
+            executor=str(
+                book.add("executor", "local", book.say("executor"), reverse_when=book.say("executor.reverse"))
+            ),
         ),
         evaluation=evaluation,
         serving=serving,

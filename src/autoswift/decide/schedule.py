@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoswift.decide.book import Book
@@ -13,6 +13,13 @@ from autoswift.errors import InputError
 from autoswift.hardware.shape import shape_of
 from autoswift.hardware.speed import generation_tokens_per_second, stage_seconds, start_seconds
 from autoswift.tables import table
+
+
+SLACK = 1.15
+"""The reserve over the sum of its stages: what they differ by from run to run on a quiet machine."""
+
+PROVED_ROWS = 4
+"""Prompts that trainer and server are compared on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,29 +91,52 @@ def batch_for(tokens: float, tokens_per_row: float) -> int:
     return batch
 
 
-def _costs(inputs: Inputs, model: ModelChoice, evaluation: EvaluationSettings, answer: float) -> _Costs:
+def _costs(
+    inputs: Inputs, model: ModelChoice, evaluation: EvaluationSettings, training_rate: float, length: Lengths
+) -> _Costs:
     """Seconds beside training, by the speed model of this machine."""
     device, shape = inputs.hardware.device, shape_of(model)
     rate = generation_tokens_per_second(shape, device, parallel=evaluation.generation_batch_size)
     start = inputs.measured.start_seconds or start_seconds(shape, device)
+    forward = float(table("rules")["schedule"]["forward_speed"])
 
     def generate(rows: int) -> float:
-        return rows * min(answer, evaluation.max_new_tokens) / rate
+        # A row is read twice, for its answer and for its likelihood, at the speed of a forward pass.
+        read = 2 * length.row.mean / (training_rate * forward)
+        return rows * (read + min(length.answer.mean, evaluation.max_new_tokens) / rate)
 
     serve = inputs.task.target != "none"
     load = table("rules")["load_test"]["cpu" if inputs.on_cpu else "gpu"]["requests"]
     stages = {
-        "fetch": stage_seconds("fetch", shape, device) if inputs.tokens is None else 0.0,
-        "merge": stage_seconds("merge", shape, device),
-        "evaluate": start + 2 * generate(evaluation.test_rows),
+        "fetch": _fetch_seconds(model, stage_seconds("fetch", shape, device)) if inputs.tokens is None else 0.0,
+        # The worker that proves the merge stays for what follows.
+        "merge": stage_seconds("merge", shape, device) + start,
+        "evaluate": 2 * generate(evaluation.test_rows),
         "export": stage_seconds("convert", shape, device) if serve else 0.0,
-        "deploy": stage_seconds("serve", shape, device) if serve else 0.0,
+        "deploy": stage_seconds("serve", shape, device) + generate(PROVED_ROWS) if serve else 0.0,
         "loadtest": stage_seconds("loadtest", shape, device) + generate(sum(load)) if serve else 0.0,
         "report": 2.0,
     }
     reserve = sum(v for k, v in stages.items() if k != "fetch")
     answers = generate(evaluation.validation_rows)
-    return _Costs(trial=start + answers, answers=answers, reserve=reserve * 1.15, stages=stages)
+    return _Costs(trial=start + answers, answers=answers, reserve=reserve * SLACK, stages=stages)
+
+
+def _search_time(inputs: Inputs, costs: _Costs) -> float:
+    """Seconds for the search and the final training."""
+    time = inputs.task.budget.seconds - inputs.seconds_spent - costs.reserve - costs.stages["fetch"]
+    return min(time, inputs.task.budget.device_seconds_limit)
+
+
+def _without_load_test(costs: _Costs) -> _Costs:
+    """Nothing kept for the load test: it is the one stage that the result can do without."""
+    stages = costs.stages | {"loadtest": 0.0}
+    return replace(costs, reserve=costs.reserve - SLACK * costs.stages["loadtest"], stages=stages)
+
+
+def _fetch_seconds(model: ModelChoice, download: float) -> float:
+    """A folder is linked, the packaged model is unpacked (6 to 12 s measured), the rest is downloaded."""
+    return {"folder": 2.0, "packaged": 12.0}.get(model.source, download)
 
 
 def schedule(
@@ -122,19 +152,22 @@ def schedule(
         InputError: when the wall-clock does not even hold one short trial.
     """
     rules = table("rules")
-    costs = _costs(inputs, model, evaluation, length.answer.mean)
+    costs = _costs(inputs, model, evaluation, rate, length)
     row = max(length.row.mean, 1.0)
     rows = max(inputs.data.splits.get("train", 1), 1)
     epochs = _epochs(inputs, rows, book)
     full = int(rows * row * epochs)
     smallest = int(rules["batch"]["smallest"]) * int(rules["schedule"]["min_trial_updates"]) * row
-    time = inputs.task.budget.seconds - inputs.seconds_spent - costs.reserve - costs.stages["fetch"]
-    device_time = min(time, inputs.task.budget.device_seconds_limit)
+    device_time = _search_time(inputs, costs)
+    if device_time < costs.trial + smallest / rate:
+        costs = _without_load_test(costs)
+        device_time = _search_time(inputs, costs)
     if device_time < costs.trial + smallest / rate:
         raise _too_short(inputs, costs, smallest / rate)
-    trials, tokens = _trials(inputs, costs, rate, smallest, device_time)
     capped = inputs.on_cpu and not inputs.task.full and "final_tokens" not in inputs.task.options
-    total = min(tokens, int(rules["tokens"]["cpu_cap"])) if capped else tokens
+    cap = float(rules["tokens"]["cpu_cap"]) if capped else float("inf")
+    trials, tokens = _trials(inputs, (costs.trial, smallest), rate, device_time, cap)
+    total = _say_cap(capped, int(min(tokens, cap, full * (trials + 1))), tokens, book)
     if total >= full * trials or trials == 1:
         trial_tokens = final_tokens = min(full, total // trials)
         promote = True
@@ -143,7 +176,6 @@ def schedule(
         trial_tokens = min(final_tokens, (total - final_tokens) // trials)
         promote = False
     trials = _say_trials(inputs, trials, costs, book)
-    _say_cap(inputs, capped, total, tokens, full, book)
     trial_tokens = book.add(
         "trial_tokens",
         int(trial_tokens),
@@ -177,18 +209,26 @@ def schedule(
     )
 
 
-def _trials(inputs: Inputs, costs: _Costs, rate: float, smallest: float, time: float) -> tuple[int, int]:
-    """As many trials as asked for, fewer when each would be too short; and the tokens that the time holds."""
+def _trials(
+    inputs: Inputs, least: tuple[float, float], rate: float, time: float, cap: float
+) -> tuple[int, int]:
+    """As many trials as asked for, fewer when each would be too short; and the tokens that the time holds.
+
+    Args:
+        least: seconds that a trial costs beside training, and tokens that it needs to say anything.
+        time: seconds for search and final training. cap: tokens at most.
+    """
+    overhead, smallest = least
     safety = float(table("rules")["schedule"]["token_safety"])
     trials = int(inputs.task.options.get("trials", inputs.task.budget.trials))
     while trials > 1:
         # One process more than trials: the final training.
-        tokens = (time - (trials + 1) * costs.trial) * rate * safety
+        tokens = (time - (trials + 1) * overhead) * rate * safety
         share = 1 - float(table("rules")["schedule"]["final_share"])
-        if tokens * share / trials >= smallest:
+        if min(tokens, cap) * share / trials >= smallest:
             return trials, int(tokens)
         trials -= 1
-    return 1, int(max((time - costs.trial) * rate * safety, smallest))
+    return 1, int(max((time - overhead) * rate * safety, smallest))
 
 
 def _epochs(inputs: Inputs, rows: int, book: Book) -> float:
@@ -213,15 +253,17 @@ def _say_trials(inputs: Inputs, trials: int, costs: _Costs, book: Book) -> int:
     return int(min(chosen, asked))
 
 
-def _say_cap(inputs: Inputs, capped: bool, total: int, affordable: int, full: int, book: Book) -> None:
+def _say_cap(capped: bool, total: int, affordable: int, book: Book) -> int:
     key = "token_budget.cap" if capped and total < affordable else "token_budget.time"
-    book.add(
-        "token_budget",
-        int(min(total, full * (inputs.task.budget.trials + 1))),
-        book.say(key, cap=table("rules")["tokens"]["cpu_cap"]),
-        alternatives=[(affordable, book.say("token_budget.more"))] if total < affordable else (),
-        reverse_when=book.say("token_budget.reverse"),
-        source="formula",
+    return int(
+        book.add(
+            "token_budget",
+            total,
+            book.say(key, cap=table("rules")["tokens"]["cpu_cap"]),
+            alternatives=[(affordable, book.say("token_budget.more"))] if total < affordable else (),
+            reverse_when=book.say("token_budget.reverse"),
+            source="formula",
+        )
     )
 
 

@@ -24,7 +24,25 @@ from autoswift.errors import DiskFull, StageFailed
 from autoswift.hardware.probe import probe
 from autoswift.run.context import RunContext
 from autoswift.run.files import dumps, write_atomic
+from autoswift.run.plugins import Group, load, names
 from autoswift.tables import text
+
+
+def plug_ins(plan: Plan) -> list[tuple[Group, str]]:
+    """The engines that the plan names, by group."""
+    named: list[tuple[Group, str]] = [("engines", plan.training.engine), ("executors", plan.search.executor)]
+    return named + ([("serve_engines", plan.serving.engine)] if plan.serving.engine != "none" else [])
+
+
+def check_plug_ins(plan: Plan) -> None:
+    """Nothing is imported here; an engine that is not installed is refused before anything begins.
+
+    Raises:
+        InputError: with the names that are registered.
+    """
+    for group, name in plug_ins(plan):
+        if ":" not in name and name not in names(group):
+            load(group, name)
 
 
 def hardware_stage(context: RunContext) -> StepResult:
@@ -68,6 +86,7 @@ def plan_stage(context: RunContext, inputs: Inputs) -> StepResult:
         DiskFull: when the run would not fit where it writes.
     """
     plan = make_plan(inputs, cause=text("plan.cause.first", context.task.language))
+    check_plug_ins(plan)
     _check_disk(plan, inputs.hardware)
     _keep(context, plan, None)
     return StepResult(value={"revision": plan.revision})
@@ -101,7 +120,7 @@ def recount_stage(context: RunContext, inputs: Inputs, plan: Plan, model: Path) 
     folder = context.folder / "data"
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     stats = counter.stats([row["messages"] for row in rows])
-    counted = replace(inputs, tokens=stats, seconds_spent=round(context.clock.spent, 1))
+    counted = replace(inputs, tokens=stats, seconds_spent=_spent(context, plan))
     cause = text("plan.cause.recount", context.task.language, model=plan.model.id)
     new = make_plan(counted, revision=plan.revision + 1, cause=cause, model=plan.model)
     changed = _changed(plan, new)
@@ -130,6 +149,15 @@ def recount_stage(context: RunContext, inputs: Inputs, plan: Plan, model: Path) 
         "revision": new.revision,
     }
     return StepResult(value=value)
+
+
+def _spent(context: RunContext, plan: Plan) -> float:
+    """Seconds gone before the search: as planned unless it took much longer, so that equal runs make equal plans.
+
+    A twentieth of the wall-clock is what the token safety of the rules covers easily.
+    """
+    planned, real = plan.estimate.stage_seconds["fetch"], context.clock.spent
+    return round(real, 1) if real > planned + context.task.budget.seconds / 20 else planned
 
 
 def remeasured(context: RunContext, inputs: Inputs, plan: Plan, measured: Measured) -> Plan:

@@ -45,7 +45,8 @@ def method_and_memory(
         InputError: when nothing fits, or the user asked for a method that does not exist here.
     """
     device = inputs.hardware.device
-    precision = "bfloat16" if device.kind != "cpu" and device.bf16 else "float16" if device.kind == "cuda" else "float32"
+    half = "bfloat16" if device.bf16 else "float16" if device.kind == "cuda" else "float32"
+    precision = "float32" if device.kind == "cpu" else half
     precision = str(
         book.add(
             "precision",
@@ -213,6 +214,9 @@ def training_settings(
         gradient_checkpointing=checkpointing,
         optimizer="adamw_torch",
         threads=inputs.hardware.cpu_cores if inputs.on_cpu else 0,
+        engine=str(
+            book.add("train_engine", "swift", book.say("train_engine"), reverse_when=book.say("train_engine.reverse"))
+        ),
     )
     return settings, _space(inputs, rate, batch, rank, method, book)
 
@@ -240,5 +244,6 @@ def _space(inputs: Inputs, rate: float, batch: int, rank: int, method: Method, b
         book.say("space"),
         alternatives=[("lora_rank", book.say("space.not_rank"))] if "lora_rank" not in space else (),
         reverse_when=book.say("space.reverse"),
+        instead="Fix what is not to be searched, for instance --set learning_rate=1e-4.",
     )
     return space

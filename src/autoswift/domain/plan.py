@@ -63,6 +63,7 @@ class TrainingSettings:
     gradient_checkpointing: bool
     optimizer: str
     threads: int
+    engine: str = "swift"
 
     @property
     def effective_batch_size(self) -> int:
@@ -94,6 +95,7 @@ class SearchSettings:
     reserve_seconds: float
     metric: str
     maximise: bool = True
+    executor: str = "local"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

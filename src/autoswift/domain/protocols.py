@@ -117,8 +117,14 @@ class Journal(Protocol):
 class Executor(Protocol):
     """Where trials run."""
 
-    def run(self, searcher: Searcher, engine: TrainEngine, plan: Plan, budget: Budget, journal: Journal) -> SearchOutcome:
+    def run(
+        self, searcher: Searcher, engine: TrainEngine, plan: Plan, budget: Budget, journal: Journal
+    ) -> SearchOutcome:
         """Runs the search to its end."""
+        ...
+
+    def train(self, proposal: Proposal, tokens: int, engine: TrainEngine, plan: Plan, journal: Journal) -> Outcome:
+        """One training outside the search (trial number 0), with the same watch and remedies."""
         ...
 
 

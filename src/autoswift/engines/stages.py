@@ -12,14 +12,14 @@ from autoswift.domain.artifact import Artifact, StepResult
 from autoswift.domain.decision import Alternative, Decision
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
-from autoswift.domain.protocols import SearchOutcome
+from autoswift.domain.protocols import SearchOutcome, TrainEngine
 from autoswift.domain.trial import Outcome, Proposal
 from autoswift.engines.context import EngineContext, Scorer
-from autoswift.engines.swift import SwiftEngine
 from autoswift.errors import BudgetExhausted, StageFailed
 from autoswift.run.context import RunContext
 from autoswift.run.files import plain, read_json
 from autoswift.run.places import train_python
+from autoswift.run.plugins import load
 from autoswift.search.executors.local import LocalExecutor
 from autoswift.search.history import TrialHistory, rebuild
 from autoswift.search.searcher import Search, best_of
@@ -36,11 +36,11 @@ def last_answer(row: dict[str, Any]) -> str:
     return str(next(m["content"] for m in reversed(row["messages"]) if m["role"] == "assistant"))
 
 
-def engine_of(context: RunContext, plan: Plan, score: Scorer) -> SwiftEngine:
-    """The swift engine on this run's data and model."""
+def engine_of(context: RunContext, plan: Plan, score: Scorer) -> TrainEngine:
+    """The plan's engine on this run's data and model; an engine's class takes one `EngineContext`."""
     validation = context.folder / "data" / "validation.fit.jsonl"
     rows = [json.loads(line) for line in validation.read_text(encoding="utf-8").splitlines()]
-    return SwiftEngine(
+    engine: TrainEngine = load("engines", plan.training.engine)(
         EngineContext(
             folder=context.folder,
             model=Path(context.record.value("fetch")["path"]),
@@ -52,6 +52,13 @@ def engine_of(context: RunContext, plan: Plan, score: Scorer) -> SwiftEngine:
             system=context.record.value("fetch")["system"],
         )
     )
+    return engine
+
+
+def executor_of(context: RunContext, plan: Plan, device: Device) -> LocalExecutor:
+    """The plan's executor; its class takes a device, the run's clock and the language of what it writes."""
+    executor: LocalExecutor = load("executors", plan.search.executor)(device, context.clock, context.task.language)
+    return executor
 
 
 def load_arguments(context: RunContext, plan: Plan, model: Path, adapter: Path | None = None) -> dict[str, Any]:
@@ -76,7 +83,7 @@ def search_stage(context: RunContext, plan: Plan, device: Device, score: Scorer)
     """
     history = rebuild(context.journal.trials())
     searcher = Search(plan, history)
-    executor = LocalExecutor(device, context.clock, context.task.language)
+    executor = executor_of(context, plan, device)
     found = executor.run(searcher, engine_of(context, plan, score), plan, context.task.budget, context.journal)
     if found.best is None:
         raise _no_result(found, context)
@@ -137,7 +144,7 @@ def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) 
     if context.clock.left - plan.search.reserve_seconds < least:
         context.fall_short(text("short.final", context.task.language, trial=best))
         return _result(context, best, trials[best], parameters, promoted=True)
-    executor = LocalExecutor(device, context.clock, context.task.language)
+    executor = executor_of(context, plan, device)
     proposal = Proposal(number=FINAL, parameters=parameters, origin=f"trial {best}")
     final = executor.train(
         proposal, plan.search.final_tokens, engine_of(context, plan, score), plan, context.journal

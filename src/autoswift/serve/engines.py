@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
 from ipaddress import ip_address
 
 from autoswift.domain.protocols import ServeEngine
 from autoswift.errors import InputError
-
-GROUP = "autoswift.serve_engines"
-BUILT_IN = {
-    "llamacpp": "autoswift.serve.llamacpp:LlamaCpp",
-    "transformers": "autoswift.serve.swift_deploy:SwiftDeploy",
-}
+from autoswift.run.plugins import load
 
 
 def engine_named(name: str) -> ServeEngine:
@@ -22,19 +15,7 @@ def engine_named(name: str) -> ServeEngine:
     Raises:
         InputError: when there is none.
     """
-    target = name if ":" in name else BUILT_IN.get(name)
-    if target is None:
-        found = entry_points(group=GROUP, name=name)
-        if not found:
-            known = sorted({*BUILT_IN, *(one.name for one in entry_points(group=GROUP))})
-            raise InputError(
-                f"There is no serve engine named {name}.",
-                f"Known engines: {', '.join(known)}.",
-                "Choose one of them, or install the plug-in that brings it.",
-            )
-        target = next(iter(found)).value
-    module, _, attribute = target.partition(":")
-    engine: ServeEngine = getattr(import_module(module), attribute)()
+    engine: ServeEngine = load("serve_engines", name)()
     return engine
 
 
