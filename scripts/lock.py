@@ -67,7 +67,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     core, extras = project["dependencies"], project["optional-dependencies"]
     write("train.txt", "what the training environment holds", extras["train"])
-    write("dev.txt", "what a checkout's environment holds", core + extras["train"] + extras["server"] + extras["dev"])
+    write("dev.txt", "what a checkout's environment holds", core + extras["train"] + extras["dev"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from autoswift.tables import use_language
+
 # No deadline: the machine may be busy training. Derandomized: a failure in one clone is a failure in all.
 settings.register_profile(
     "autoswift", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -23,3 +25,9 @@ def autoswift_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.setenv(name, "1")
     return home
+
+
+@pytest.fixture(autouse=True)
+def english_errors() -> None:
+    """The language of errors is the process's: a test that ran in Chinese leaves nothing to the next."""
+    use_language("en")

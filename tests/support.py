@@ -56,7 +56,7 @@ class Cli:
 
     @property
     def env(self) -> dict[str, str]:
-        return os.environ | {"AUTOSWIFT_HOME": str(self.home), "HF_HUB_OFFLINE": "1", "LANG": "C.UTF-8"}
+        return os.environ | {"AUTOSWIFT_HOME": str(self.home), "HF_HUB_OFFLINE": "1", "LANG": "en_US.UTF-8"}
 
     def __call__(self, *arguments: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "autoswift", *arguments]

@@ -16,17 +16,18 @@ from autoswift import __version__
 from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
 from autoswift.domain.task import Target, Task
-from autoswift.errors import AutoSwiftError, BudgetExhausted, DiskFull, InputError, Vetoed, disk_errors_explained
+from autoswift.errors import AutoSwiftError, BudgetExhausted, DiskFull, InputError, Vetoed
 from autoswift.pipeline import Confirm, Pipeline
 from autoswift.run import record as records
 from autoswift.run.clock import RunClock, seconds_spent
 from autoswift.run.context import RunContext
+from autoswift.run.disk import disk_errors_explained
 from autoswift.run.journal import Listener
 from autoswift.run.lock import owned
 from autoswift.run.places import train_python
 from autoswift.run.process import reap
 from autoswift.run.record import RunRecord
-from autoswift.tables import text
+from autoswift.tables import explain, text, use_language
 
 
 def checked(task: Task) -> Task:
@@ -37,16 +38,16 @@ def checked(task: Task) -> Task:
     """
     budget = task.budget
     if budget.trials < 1:
-        raise InputError(f"--budget-trials {budget.trials}: at least one trial is needed.", "", "Give 1 or more.")
+        raise InputError(*explain("api.trials", trials=budget.trials))
     if not 0 < budget.hours < 24 * 365:
-        raise InputError(f"--budget-hours {budget.hours:g}: out of range.", "", "Give hours above 0, for instance 0.5.")
+        raise InputError(*explain("api.hours", hours=budget.hours))
     if task.target not in ("auto", "local", "none"):
-        raise InputError(f"--target {task.target}: unknown.", "", "Choose auto, local or none.")
+        raise InputError(*explain("api.target", target=task.target))
     if task.data is None:
         return task
     path = Path(task.data).expanduser().resolve()
     if not path.exists():
-        raise InputError(f"There is no file {path}.", "It was given as the data.", "Check the path of --data.")
+        raise InputError(*explain("api.no_data", path=path))
     return replace(task, data=str(path))
 
 
@@ -60,6 +61,7 @@ def start(
     Raises:
         AutoSwiftError: what ended it. The run is resumable unless it was never begun.
     """
+    use_language(task.language)
     task = checked(task)
     train_python()  # without it nothing can be trained: said before anything is written
     existed = out is not None and out.expanduser().exists()
@@ -72,15 +74,14 @@ def start(
         raise
 
 
-def resume(
-    record: RunRecord, *, confirm: Confirm | None = None, listener: Listener | None = None
-) -> RunRecord:
+def resume(record: RunRecord, *, confirm: Confirm | None = None, listener: Listener | None = None) -> RunRecord:
     """Does what is missing of a run.
 
     Raises:
         RunLocked: when another process works on it (an `InputError`).
         AutoSwiftError: what ended it.
     """
+    use_language(record.task().language)
     train_python()
     return _carry_out(record, confirm, listener)
 
@@ -89,6 +90,7 @@ def _carry_out(record: RunRecord, confirm: Confirm | None, listener: Listener | 
     with owned(record.folder):
         journal = record.journal
         task = record.task()
+        use_language(task.language)
         clock = RunClock(task.budget, seconds_spent(journal.events()))
         context = RunContext(record=record, journal=journal, task=task, clock=clock)
         if listener is not None:
@@ -150,9 +152,7 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def plan(
-    sentence: str | Task, data: str | None = None, *, hardware: Path | None = None, **options: Any
-) -> Plan:
+def plan(sentence: str | Task, data: str | None = None, *, hardware: Path | None = None, **options: Any) -> Plan:
     """The plan for a task, without training anything or keeping a run.
 
     Args:
@@ -172,6 +172,7 @@ def plan(
     from autoswift.understand.stage import profiles
 
     task = sentence if isinstance(sentence, Task) else AutoSwift(**options).task(sentence, data)
+    use_language(task.language)
     task = checked(task)
     profile, found, _ = profiles(task.sentence, task.data, dict(task.columns), task.seed, task.language)
     machine = from_json(hardware) if hardware else probe(_existing(home()))
@@ -253,9 +254,10 @@ class FinishedRun:
         """
         from autoswift.serve.deploy import chat
 
+        use_language(self.record.task().language)
         address = self.endpoint
         if address is None:
-            raise InputError("The run's model is not served now.", "", f"Start it with `autoswift resume {self.id}`.")
+            raise InputError(*explain("api.not_served", run=self.id))
         return chat(address, [{"role": "user", "content": message}], max_tokens=max_tokens, temperature=temperature)
 
     def stop(self) -> bool:
@@ -347,5 +349,3 @@ def _print_notes(row: dict[str, Any]) -> None:
         print(f"autoswift: {row['stage']} {row['state']}", file=sys.stderr)
     elif row["kind"] == "note" and row.get("level") == "warn":
         print(f"autoswift: {row['text']}", file=sys.stderr)
-
-

@@ -1,26 +1,23 @@
 """Every error that autoswift raises on purpose, as one tree.
 
-    AutoSwiftError                 what, why, fix; exit code; transient or terminal
-    ├── InputError                 2  the input or the request is wrong
-    │   ├── DataError              2  a data file, by file and line
-    │   ├── ModelError             2  a model folder or name
-    │   ├── EnvironmentMissing     2  the training environment is not there
-    │   ├── DiskFull               2  no room left where the run writes
-    │   ├── RunNotFound            2  no such run, or the prefix fits several
-    │   └── RunLocked              2  another process works on this run
-    ├── BudgetExhausted            3  nothing usable within the budget
-    ├── Vetoed                     3  the user did not accept the plan
-    ├── StageFailed                4  a stage failed for good
-    │   └── PostCheckFailed        4  an artefact is there but it is not what it should be
-    ├── ChildFailed                4  a child process ended badly (transient when it was killed)
-    └── HubUnreachable             4  transient: the hub did not answer
+AutoSwiftError                 what, why, fix; exit code; transient or terminal
+├── InputError                 2  the input or the request is wrong
+│   ├── DataError              2  a data file, by file and line
+│   ├── ModelError             2  a model folder or name
+│   ├── EnvironmentMissing     2  the training environment is not there
+│   ├── DiskFull               2  no room left where the run writes
+│   ├── RunNotFound            2  no such run, or the prefix fits several
+│   └── RunLocked              2  another process works on this run
+├── BudgetExhausted            3  nothing usable within the budget
+├── Vetoed                     3  the user did not accept the plan
+├── StageFailed                4  a stage failed for good
+│   └── PostCheckFailed        4  an artefact is there but it is not what it should be
+├── ChildFailed                4  a child process ended badly (transient when it was killed)
+└── HubUnreachable             4  transient: the hub did not answer
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -118,23 +115,3 @@ class HubUnreachable(AutoSwiftError):
     """The model hub did not answer."""
 
     transient = True
-
-
-@contextmanager
-def disk_errors_explained(where: str) -> Iterator[None]:
-    """Turns "no space left" and "quota exceeded" into `DiskFull`, naming the place.
-
-    Raises:
-        DiskFull: when the block raised ENOSPC or EDQUOT.
-    """
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFull(
-            f"The disk is full: nothing more can be written to {where}.",
-            "A run writes its data, checkpoints and the merged model there.",
-            "Free some space, or choose another place with --out DIR or $AUTOSWIFT_HOME, "
-            "then `autoswift resume` goes on where it stopped.",
-        ) from exc

@@ -33,7 +33,7 @@ from autoswift.run.files import digest, file_sha256
 from autoswift.run.places import train_python
 from autoswift.run.steps import step
 from autoswift.serve.stage import deploy_stage, is_live, loadtest_stage
-from autoswift.tables import text
+from autoswift.tables import explain, text
 from autoswift.understand.stage import profiles_of, understand_stage
 
 Confirm = Callable[[Plan], bool]
@@ -64,7 +64,9 @@ class Pipeline:
             self._step("understand", asked, lambda: understand_stage(self.context))
         self._step("hardware", {"machine": os.uname().nodename}, lambda: hardware_stage(self.context))
         inputs = stored_inputs(self.context, *profiles_of(self.record))
-        self._step("plan", self._after("understand", "hardware") | {"task": task}, lambda: plan_stage(self.context, inputs))
+        self._step(
+            "plan", self._after("understand", "hardware") | {"task": task}, lambda: plan_stage(self.context, inputs)
+        )
         return self.record.plans()[0]
 
     def run(self) -> dict[str, Any]:
@@ -164,7 +166,7 @@ class Pipeline:
     def _result(self, served: bool) -> dict[str, Any]:
         tested = self.record.value("evaluate")
         if tested is None:
-            raise StageFailed("The run has no evaluation.", "The stage left no result.", "Resume the run.")
+            raise StageFailed(*explain("pipeline.no_evaluation"))
         metric = tested["metric"]
         difference = tested["difference"][metric]
         deployed = self.record.value("deploy") if served else None

@@ -31,7 +31,18 @@ def run(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("work")
     out = folder / "run"
     data = small_data(folder)
-    arguments = ["run", SENTENCE, "--data", str(data), "--model", str(tiny_model()), "--out", str(out), "--yes", "--json"]
+    arguments = [
+        "run",
+        SENTENCE,
+        "--data",
+        str(data),
+        "--model",
+        str(tiny_model()),
+        "--out",
+        str(out),
+        "--yes",
+        "--json",
+    ]
     done = cli(*arguments, "--budget-trials", "2", "--budget-hours", "0.5", *SMALL)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
@@ -78,7 +89,9 @@ def test_the_test_set_was_opened_once_for_base_and_result(run: Path) -> None:
     events = lines(run / "events.jsonl")
     opened = [e for e in events if e["kind"] == "test_opened"]
     assert len(opened) == 1
-    trained = [e["time"] for e in events if (e["kind"], e.get("stage"), e.get("state")) == ("stage", "train", "finished")]
+    trained = [
+        e["time"] for e in events if (e["kind"], e.get("stage"), e.get("state")) == ("stage", "train", "finished")
+    ]
     assert opened[0]["time"] > trained[0]
     tested = value(run, "evaluate")
     assert tested["rows"] == 8
@@ -100,7 +113,9 @@ def test_a_standard_client_gets_an_answer(run: Path) -> None:
     assert answer.usage is not None
     assert answer.usage.completion_tokens > 0
     assert "127.0.0.1" in deployed["curl"]
-    said = subprocess.run(shlex.split(deployed["curl"].replace("\\\n", " ")), capture_output=True, check=True, timeout=60)
+    said = subprocess.run(
+        shlex.split(deployed["curl"].replace("\\\n", " ")), capture_output=True, check=True, timeout=60
+    )
     assert "choices" in json.loads(said.stdout)
 
 
@@ -174,7 +189,11 @@ def test_the_plain_commands_make_the_same_adapter(run: Path, cli: Cli, tmp_path:
     line = next(row for row in printed.splitlines() if "swift sft" in row)
     bin_folder = Path(sys.executable).parent
     subprocess.run(
-        ["bash", "-c", line], cwd=copy, check=True, capture_output=True, timeout=240,
+        ["bash", "-c", line],
+        cwd=copy,
+        check=True,
+        capture_output=True,
+        timeout=240,
         env=cli.env | {"PATH": f"{bin_folder}:{cli.env['PATH']}"},
     )
     assert trained.read_bytes() == ours

@@ -321,7 +321,10 @@ def test_environment_variables_and_exit_codes_are_read_somewhere() -> None:
 
 @pytest.mark.parametrize("name", PAIRS[1])
 def test_messages_in_the_troubleshooting_are_those_of_the_source(name: str) -> None:
-    source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "src" / "autoswift").rglob("*.py"))
+    package = ROOT / "src" / "autoswift"
+    source = "".join(p.read_text(encoding="utf-8") for p in package.rglob("*.py"))
+    words = json.loads((package / "tables" / "locales" / f"{name.split('/')[1]}.json").read_text(encoding="utf-8"))
+    source += "\n".join(re.sub(r"\{[^}]*\}", "…", one) for one in words.values())
     quoted = re.findall(r'^\| "(.+?)" \|', text(name), re.MULTILINE)
     assert len(quoted) >= 12
     for message in quoted:

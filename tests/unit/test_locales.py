@@ -20,6 +20,8 @@ DYNAMIC: tuple[str, ...] = ()
 """Prefixes of keys that the source puts together in a way that this test does not see. They count as used."""
 KEY = re.compile(r"[a-z_]+(\.[a-zA-Z0-9_-]+)+")
 PREFIX = re.compile(r"[a-z_]+(\\\.[a-z_]+)*\\\.")  # an f-string, escaped, that begins as a key does
+EXPLAINED = ("what", "why", "fix")
+"""Of `explain(key)`: the texts are error.<key>.<part>; only the first must be there."""
 IN_TEMPLATE = re.compile(r"""\bt\(\s*["']([\w.-]+)["']([^{}]*)""")
 
 
@@ -86,19 +88,29 @@ def choices(node: ast.expr) -> list[str]:
     return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
 
 
+def keys_of(call: ast.Call, room: str) -> Iterator[str]:
+    """The keys that a call asks for, as far as they are literals."""
+    name = called(call)
+    before = {"say": prefixes().get(room), "explain": "error."}.get(name, "")
+    for literal in choices(call.args[0]) if before is not None else ():
+        if not KEY.fullmatch(before + literal):  # `sqlalchemy.text("SELECT …")` is another text
+            continue
+        if name != "explain":
+            yield before + literal
+            continue
+        yield f"{before}{literal}.what"
+        yield from (key for part in EXPLAINED[1:] if (key := f"{before}{literal}.{part}") in EN)
+
+
 def asked() -> Iterator[Asked]:
     for source in sources():
         for node in ast.walk(source.tree):
-            if called(node) not in ("text", "say") or not node.args:
-                continue
-            before = "" if called(node) == "text" else prefixes().get(source.room)
-            if before is None:
+            if called(node) not in ("text", "say", "told", "explain") or not node.args:
                 continue
             names = frozenset(k.arg for k in node.keywords if k.arg)
             values = names if len(names) == len(node.keywords) else None
-            for literal in choices(node.args[0]):
-                if KEY.fullmatch(before + literal):  # `sqlalchemy.text("SELECT …")` is another text
-                    yield Asked(before + literal, values, f"{source.name}:{node.lineno}")
+            for key in keys_of(node, source.room):
+                yield Asked(key, values, f"{source.name}:{node.lineno}")
     for path in sorted(SOURCE.rglob("*.j2")):
         before = prefixes()[path.relative_to(SOURCE).parts[0]]
         for match in IN_TEMPLATE.finditer(path.read_text(encoding="utf-8")):
@@ -122,9 +134,13 @@ def used() -> set[str]:
     patterns = set()
     for source in sources():
         before = prefixes().get(source.room, "")
+        if source.room == "tables":  # `explain` puts each error's key together: its callers name them
+            continue
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 keys |= {node.value, before + node.value}
+            elif called(node) == "named" and node.args:
+                patterns |= {re.escape(f"{group}.") + ".+" for group in choices(node.args[0]) if "." in group}
             elif isinstance(node, ast.JoinedStr) and PREFIX.match(pattern(node)) and pattern(node) != all_of(before):
                 patterns |= {pattern(node), re.escape(before) + pattern(node)}
     for path in [*SOURCE.rglob("*.j2"), *SOURCE.rglob("tables/*.yaml")]:

@@ -195,7 +195,7 @@ def test_status_of_a_run_that_never_served(run: Path) -> None:
 def test_errors_say_what_to_do(run: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         deploy(run, Artifact(path="export/none.gguf", kind="gguf"), ECHO, {}, RunJournal(run))
-    with pytest.raises(InputError, match="no serve engine named nonsense"):
+    with pytest.raises(InputError, match="no serve engine 'nonsense'"):
         engine_named("nonsense")
     with pytest.raises(InputError, match=r"not served on 0\.0\.0\.0"):
         serve(run, host="0.0.0.0")

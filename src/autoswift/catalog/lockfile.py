@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autoswift.errors import ModelError, disk_errors_explained
+from autoswift.errors import ModelError
+from autoswift.run.disk import disk_errors_explained
 from autoswift.run.files import dumps, read_json, write_atomic
 from autoswift.run.places import cache_folder, home
+from autoswift.tables import explain
 
 
 def lock_path() -> Path:
@@ -53,10 +55,16 @@ def check_and_record(source: str, location: str, files: dict[str, str], revision
         for name, digest in sorted(files.items()):
             if known.get(name, digest) != digest:
                 raise ModelError(
-                    f"{name} of {location} is not the file that was used before.",
-                    f"Its SHA-256 is {digest}, models.lock has {known[name]} from its first use.",
-                    f"Restore the file (a damaged copy under {cache_folder() / 'models'} comes again once deleted). "
-                    f"If you changed it on purpose, remove {key!r} from {lock_path()}.",
+                    *explain(
+                        "lockfile.changed",
+                        name=name,
+                        model=location,
+                        digest=digest,
+                        known=known[name],
+                        cache=cache_folder() / "models",
+                        key=key,
+                        lock=lock_path(),
+                    )
                 )
         if files.items() <= known.items():
             return
@@ -70,5 +78,5 @@ def _read() -> dict[str, Any]:
         return {}
     value = read_json(lock_path())
     if not isinstance(value, dict):
-        raise ModelError(f"{lock_path()} is not a JSON object.", "It was edited or damaged.", "Move it away.")
+        raise ModelError(*explain("lockfile.not_object", path=lock_path()))
     return value

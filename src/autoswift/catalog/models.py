@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from autoswift.errors import ModelError
-from autoswift.tables import table, text
+from autoswift.tables import explain, table, text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +91,12 @@ def find(name: str) -> ModelFacts:
         return hits[0]
     if hits:
         raise _several(name, hits)
-    raise ModelError(
-        f"The catalogue has no model {name!r}.",
-        "It is neither a name, a hub id nor a part of one.",
-        "`autoswift models` lists them; a model of your own is named by its folder.",
-    )
+    raise ModelError(*explain("models.unknown", name=name))
 
 
 def _several(name: str, hits: list[ModelFacts]) -> ModelError:
     names = ", ".join(one.id for one in hits[:8])
-    return ModelError(f"{name!r} fits {len(hits)} models: {names}.", "One must be meant.", "Give the full name.")
+    return ModelError(*explain("models.several", name=name, count=len(hits), names=names))
 
 
 def _exact(one: ModelFacts) -> set[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autoswift.catalog.folder import chat_template
 from autoswift.domain.profile import LengthStats
 from autoswift.errors import ModelError
+from autoswift.tables import explain
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -59,7 +60,7 @@ class TokenCounter:
         try:
             self._tokenizer = Tokenizer.from_file(str(path)) if self.exact else None
         except Exception as exc:  # the library raises plain Exception
-            raise ModelError(f"{path} is not a tokenizer.", str(exc), "Copy the model's tokenizer again.") from exc
+            raise ModelError(*explain("tokens.tokenizer", path=path, evidence=exc)) from exc
         if self._tokenizer is not None:
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
@@ -69,9 +70,7 @@ class TokenCounter:
         try:
             self._template = environment.from_string(source or CHATML)
         except TemplateSyntaxError as exc:
-            raise ModelError(
-                f"The chat template of {model_dir} is damaged.", str(exc), "Copy the tokenizer's files again."
-            ) from exc
+            raise ModelError(*explain("tokens.template", folder=model_dir, evidence=exc)) from exc
         self._plain = environment.from_string(CHATML)
 
     def render(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from autoswift.domain.task import Language
 from autoswift.errors import AutoSwiftError, InputError
-from autoswift.tables import has_text, text
+from autoswift.tables import has_text, text, use_language
 
 T = TypeVar("T")
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -37,6 +37,12 @@ class Settings:
 
 
 current = Settings()
+
+
+def speak(language: Language) -> None:
+    """Settles the language of the command, and that of the errors from the other rooms."""
+    current.language = language
+    use_language(language)
 
 
 def language_of(environ: Mapping[str, str]) -> Language:
@@ -160,10 +166,10 @@ def _take_global(args: list[str], ctx: Any) -> list[str]:
     """Settles the global options of this command line; returns the rest of it."""
     rest, lang, debug = hoisted(args)
     before = rest[: rest.index("--")] if "--" in rest else rest
-    current.language = language_of(os.environ)
+    speak(language_of(os.environ))
     current.debug, current.as_json, current.run, current.chosen = debug, "--json" in before, "", lang is not None
     if lang in ("zh", "en"):
-        current.language = "zh" if lang == "zh" else "en"
+        speak("zh" if lang == "zh" else "en")
     elif lang is not None:
         raise typer.BadParameter(say("bad_lang", lang=lang), ctx=ctx, param_hint="--lang")
     return rest

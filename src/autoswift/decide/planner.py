@@ -12,7 +12,7 @@ from autoswift.domain.plan import Estimate, ModelChoice, Plan, SearchSettings
 from autoswift.errors import InputError
 from autoswift.hardware.shape import shape_of
 from autoswift.hardware.speed import training_tokens_per_second
-from autoswift.tables import table
+from autoswift.tables import explain, table
 
 
 def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: ModelChoice | None = None) -> Plan:
@@ -34,7 +34,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         book.say("goal", evidence=inputs.profile.evidence.get("goal", "") or book.say("goal.default")),
         evidence=list(inputs.profile.assumptions),
         reverse_when=book.say("goal.reverse"),
-        instead="Say it in the sentence: classify, extract, reason, answer…",
+        instead=book.say("instead.goal"),
     )
     chosen = choose_model(inputs, book)
     model = model or chosen
@@ -97,20 +97,8 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
 def _check_supported(inputs: Inputs) -> None:
     """Refuses what this version cannot carry out, with what is missing."""
     if inputs.profile.modality != "text":
-        raise InputError(
-            f"The task needs {inputs.profile.modality} input, which is not supported yet.",
-            "This version trains on text dialogues.",
-            "Give data with text only.",
-        )
+        raise InputError(*explain("decide.modality", modality=inputs.profile.modality))
     if inputs.data.task != "sft" or inputs.profile.goal not in METRIC_BY_GOAL:
-        raise InputError(
-            f"Training for {inputs.profile.goal} on {inputs.data.task} data is not supported yet.",
-            "This version fine-tunes on dialogues (a question and its answer, or several turns).",
-            "Give rows with messages, or with a question and an answer column.",
-        )
+        raise InputError(*explain("decide.task", goal=inputs.profile.goal, task=inputs.data.task))
     if inputs.data.splits.get("train", 0) < 1 or inputs.data.splits.get("test", 0) < 1:
-        raise InputError(
-            "There are too few rows to train and to test.",
-            f"After cleaning, {inputs.data.conversations} are left.",
-            "Give at least 10 rows; a few hundred make a useful model.",
-        )
+        raise InputError(*explain("decide.few_rows", rows=inputs.data.conversations))

@@ -12,8 +12,7 @@ from autoswift.domain.profile import LengthStats
 from autoswift.errors import InputError
 from autoswift.hardware.shape import shape_of
 from autoswift.hardware.speed import generation_tokens_per_second, stage_seconds, start_seconds
-from autoswift.tables import table
-
+from autoswift.tables import explain, table
 
 SLACK = 1.15
 """The reserve over the sum of its stages: what they differ by from run to run on a quiet machine."""
@@ -209,9 +208,7 @@ def schedule(
     )
 
 
-def _trials(
-    inputs: Inputs, least: tuple[float, float], rate: float, time: float, cap: float
-) -> tuple[int, int]:
+def _trials(inputs: Inputs, least: tuple[float, float], rate: float, time: float, cap: float) -> tuple[int, int]:
     """As many trials as asked for, fewer when each would be too short; and the tokens that the time holds.
 
     Args:
@@ -246,7 +243,10 @@ def _epochs(inputs: Inputs, rows: int, book: Book) -> float:
 def _say_trials(inputs: Inputs, trials: int, costs: _Costs, book: Book) -> int:
     asked = inputs.task.budget.trials
     because = book.say("trials.asked", asked=asked) if trials == asked else book.say("trials.fewer", asked=asked)
-    evidence = [book.say("trials.cost", seconds=f"{costs.trial:.0f}"), book.say("reserve", seconds=f"{costs.reserve:.0f}")]
+    evidence = [
+        book.say("trials.cost", seconds=f"{costs.trial:.0f}"),
+        book.say("reserve", seconds=f"{costs.reserve:.0f}"),
+    ]
     chosen: Any = book.add(
         "trials", trials, because, evidence=evidence, reverse_when=book.say("trials.reverse"), source="formula"
     )
@@ -269,8 +269,4 @@ def _say_cap(capped: bool, total: int, affordable: int, book: Book) -> int:
 
 def _too_short(inputs: Inputs, costs: _Costs, training: float) -> InputError:
     need = (costs.reserve + costs.stages["fetch"] + costs.trial + training + inputs.seconds_spent) / 3600
-    return InputError(
-        f"The budget of {inputs.task.budget.hours:g} h is too short for one trial.",
-        f"Starting, one short trial, merging, the test and serving take about {need:.2f} h on this machine.",
-        f"Give at least --budget-hours {need * 1.1 + 0.005:.2f}, or --target none, or a smaller --model.",
-    )
+    return InputError(*explain("decide.too_short", hours=inputs.task.budget.hours, need=need, give=need * 1.1 + 0.005))

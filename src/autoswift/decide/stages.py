@@ -25,7 +25,7 @@ from autoswift.hardware.probe import probe
 from autoswift.run.context import RunContext
 from autoswift.run.files import dumps, write_atomic
 from autoswift.run.plugins import Group, load, names
-from autoswift.tables import text
+from autoswift.tables import explain, text
 
 
 def plug_ins(plan: Plan) -> list[tuple[Group, str]]:
@@ -127,16 +127,10 @@ def recount_stage(context: RunContext, inputs: Inputs, plan: Plan, model: Path) 
     _keep(context, new, plan)
     kept = [row for row in rows if counter.count(row["messages"]) <= new.training.max_length]
     if not kept:
-        raise StageFailed(
-            "Every training row is longer than the longest length that fits.",
-            f"The shortest has more than {new.training.max_length} tokens.",
-            "Use shorter rows, or a model with a longer context (--set max_length=…).",
-        )
+        raise StageFailed(*explain("decide.rows_too_long", limit=new.training.max_length))
     if len(kept) < len(rows):
         dropped = len(rows) - len(kept)
-        context.note(
-            text("plan.too_long", context.task.language, rows=dropped, limit=new.training.max_length), "warn"
-        )
+        context.note(text("plan.too_long", context.task.language, rows=dropped, limit=new.training.max_length), "warn")
     write_atomic(folder / "train.fit.jsonl", "".join(dumps({"messages": row["messages"]}) + "\n" for row in kept))
     limit = new.evaluation.validation_rows
     lines = (folder / "validation.jsonl").read_text(encoding="utf-8").splitlines()[:limit]
@@ -228,11 +222,7 @@ def _check_disk(plan: Plan, hardware: HardwareProfile) -> None:
     each = weights if plan.training.method == "full" else weights // 10
     need = 2 * weights + (plan.search.trials + 1) * each + 2**27
     if need > hardware.disk_free_bytes:
-        raise DiskFull(
-            f"The run needs about {need / 2**30:.1f} GiB of disk, {hardware.disk_free_bytes / 2**30:.1f} GiB are free.",
-            "It keeps the checkpoints, the merged model and the served file.",
-            "Free some space, or choose another place with --out DIR.",
-        )
+        raise DiskFull(*explain("decide.disk", need=need / 2**30, free=hardware.disk_free_bytes / 2**30))
 
 
 def describe(plan: Plan) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from autoswift.domain.plan import Method, ModelChoice, TrainingSettings
 from autoswift.errors import InputError
 from autoswift.hardware.memory import MemoryEstimate, MemorySettings, peak_memory
 from autoswift.hardware.shape import shape_of
-from autoswift.tables import table
+from autoswift.tables import explain, table
 
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 
@@ -59,11 +59,7 @@ def method_and_memory(
     room = int(device.free_bytes * float(table("rules")["memory"]["share"]))
     wanted = str(inputs.task.options.get("method", ""))
     if wanted and (wanted not in METHODS or (wanted == "qlora" and device.kind != "cuda")):
-        raise InputError(
-            f"--set method={wanted}: not possible here.",
-            "Methods are full, lora and qlora; qlora needs an NVIDIA card (bitsandbytes).",
-            "Choose another method, or leave it to the plan.",
-        )
+        raise InputError(*explain("decide.method", method=wanted))
     tries: list[Method] = [wanted] if wanted in METHODS else ["lora", "qlora"] if device.kind == "cuda" else ["lora"]
     refused: list[tuple[Any, str]] = []
     for method in tries:
@@ -83,11 +79,7 @@ def method_and_memory(
             source="formula",
         )
         return chosen, precision, micro, checkpointing, estimate
-    raise InputError(
-        f"{model.id} cannot be trained on this machine.",
-        f"Even with {tries[-1]}, one row at a time, it needs more than the {room / 2**30:.1f} GiB that are free.",
-        "Choose a smaller --model, free memory, or use another machine.",
-    )
+    raise InputError(*explain("decide.memory", model=model.id, method=tries[-1], room=room / 2**30))
 
 
 def _fit(
@@ -155,7 +147,7 @@ def training_settings(
         )
     )
     if batch < 1:
-        raise InputError("--set effective_batch_size=0: a batch has at least one row.", "", "Give 1 or more.")
+        raise InputError(*explain("decide.batch_zero"))
     updates = plan.trial_tokens / length.row.mean / batch
     rate = float(
         book.add(
@@ -167,7 +159,11 @@ def training_settings(
             source="formula",
         )
     )
-    rank = int(book.add("lora_rank", int(rules["lora"]["rank"]), book.say("lora_rank"), reverse_when=book.say("lora_rank.reverse")))
+    rank = int(
+        book.add(
+            "lora_rank", int(rules["lora"]["rank"]), book.say("lora_rank"), reverse_when=book.say("lora_rank.reverse")
+        )
+    )
     micro_fit = _divisor(batch, micro)
     micro_fit = int(
         book.add(
@@ -179,11 +175,7 @@ def training_settings(
         )
     )
     if not 1 <= micro_fit <= batch or batch % micro_fit:
-        raise InputError(
-            f"--set per_device_train_batch_size={micro_fit}: it does not divide the effective batch of {batch}.",
-            "The effective batch is micro-batch × accumulation steps, and stays what it is.",
-            f"Give a divisor of {batch}, or set effective_batch_size too.",
-        )
+        raise InputError(*explain("decide.micro_batch", micro=micro_fit, batch=batch))
     checkpointing = bool(
         book.add(
             "gradient_checkpointing",
@@ -199,7 +191,12 @@ def training_settings(
         precision=precision,  # type: ignore[arg-type]
         learning_rate=rate,
         lr_scheduler_type=str(
-            book.add("lr_scheduler_type", one["lr_scheduler_type"], book.say("scheduler"), reverse_when=book.say("scheduler.reverse"))
+            book.add(
+                "lr_scheduler_type",
+                one["lr_scheduler_type"],
+                book.say("scheduler"),
+                reverse_when=book.say("scheduler.reverse"),
+            )
         ),
         warmup_ratio=float(book.add("warmup_ratio", float(one["warmup_ratio"]), book.say("warmup"))),
         weight_decay=float(one["weight_decay"]),
@@ -244,6 +241,6 @@ def _space(inputs: Inputs, rate: float, batch: int, rank: int, method: Method, b
         book.say("space"),
         alternatives=[("lora_rank", book.say("space.not_rank"))] if "lora_rank" not in space else (),
         reverse_when=book.say("space.reverse"),
-        instead="Fix what is not to be searched, for instance --set learning_rate=1e-4.",
+        instead=book.say("instead.search_space"),
     )
     return space

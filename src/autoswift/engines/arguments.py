@@ -12,9 +12,7 @@ from autoswift.engines.context import EngineContext
 PLUGIN = Path(__file__).parent / "children" / "swift_plugin.py"
 
 
-def sft_arguments(
-    context: EngineContext, model: ModelChoice, settings: Mapping[str, Any], output: Path
-) -> list[str]:
+def sft_arguments(context: EngineContext, model: ModelChoice, settings: Mapping[str, Any], output: Path) -> list[str]:
     """The arguments after `python -m swift.cli.sft`, without our plug-in.
 
     Args:

@@ -20,6 +20,7 @@ from autoswift.domain.protocols import Event
 from autoswift.domain.trial import Trial
 from autoswift.errors import StageFailed
 from autoswift.search.configuration import settings_in_force
+from autoswift.tables import explain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ class SimulatedSession:
         """
         del from_checkpoint
         if len(self.queues) >= self._capacity:
-            raise StageFailed("The session is full.", f"It holds {self._capacity} trials.", "Wait for one to end.")
+            raise StageFailed(*explain("engine.full", capacity=self._capacity))
         self.engine.started.append(trial)
         self.queues[trial.number] = deque(self._events(trial))
 
@@ -120,7 +121,12 @@ class SimulatedSession:
             metrics = {"loss": loss, "tokens": float(trial.tokens * step // steps), "tokens_per_second": 1000.0}
             made.append(self._make("progress", trial, step, metrics))
         nll = self._loss(settings, trial.tokens)
-        final = {self.plan.search.metric: 100 * math.exp(-nll), "nll": nll, "latency_seconds": 0.1, "tokens": float(trial.tokens)}
+        final = {
+            self.plan.search.metric: 100 * math.exp(-nll),
+            "nll": nll,
+            "latency_seconds": 0.1,
+            "tokens": float(trial.tokens),
+        }
         folder = self.engine.folder / "trials" / str(trial.number) / f"attempt-{trial.attempt}"
         artifact = self.save(trial.number, folder)
         made.append(self._make("evaluated", trial, steps, final))
@@ -134,8 +140,6 @@ class SimulatedSession:
         floor = 1.0 + 0.15 * math.log10(ratio) ** 2
         return float(floor + 2.0 * (1 + tokens / 1000) ** -0.5)
 
-    def _make(
-        self, kind: Any, trial: Trial, step: int, metrics: dict[str, Any] | None = None, **fields: Any
-    ) -> Event:
+    def _make(self, kind: Any, trial: Trial, step: int, metrics: dict[str, Any] | None = None, **fields: Any) -> Event:
         self.clock += 1.0
         return Event(kind=kind, trial=trial.number, time=self.clock, step=step, metrics=metrics or {}, **fields)

@@ -23,7 +23,7 @@ from autoswift.run.plugins import load
 from autoswift.search.executors.local import LocalExecutor
 from autoswift.search.history import TrialHistory, rebuild
 from autoswift.search.searcher import Search, best_of
-from autoswift.tables import text
+from autoswift.tables import explain, named, text
 
 FINAL = 0
 """The number of the final training among the trials."""
@@ -105,15 +105,18 @@ def _no_result(found: SearchOutcome, context: RunContext) -> Exception:
     failed = {n: o for n, o in found.outcomes.items() if o.status == "failed"}
     if not failed:
         return BudgetExhausted(
-            "The budget ended before any trial gave a result.",
-            f"Reason: {found.reason}; {len(found.outcomes)} trials ended.",
-            "Give more with --budget-hours, or a smaller --model.",
+            *explain("search.nothing", reason=named("error.search.reason", found.reason), trials=len(found.outcomes))
         )
     number, last = max(failed.items())
     return StageFailed(
-        f"No trial succeeded: {len(failed)} failed.",
-        f"Trial {number}: {last.symptom}: {last.reason}",
-        f"Read {context.folder / 'logs'}; `autoswift resume` goes on after the cause is mended.",
+        *explain(
+            "search.all_failed",
+            failed=len(failed),
+            trial=number,
+            symptom=named("error.symptom", str(last.symptom)),
+            evidence=last.reason,
+            logs=context.folder / "logs",
+        )
     )
 
 
@@ -135,7 +138,7 @@ def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) 
     trials = {n: t.outcome for n, t in history.items() if n != FINAL and t.done and t.outcome is not None}
     best = best_of(trials, plan.search.metric)
     if best is None:
-        raise StageFailed("No trial finished.", "There is nothing to train on.", "Resume the run.")
+        raise StageFailed(*explain("search.none_finished"))
     parameters = history[best].proposal.parameters
     _tell_winner(context, plan, best, trials)
     if plan.search.promote:
@@ -146,9 +149,7 @@ def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) 
         return _result(context, best, trials[best], parameters, promoted=True)
     executor = executor_of(context, plan, device)
     proposal = Proposal(number=FINAL, parameters=parameters, origin=f"trial {best}")
-    final = executor.train(
-        proposal, plan.search.final_tokens, engine_of(context, plan, score), plan, context.journal
-    )
+    final = executor.train(proposal, plan.search.final_tokens, engine_of(context, plan, score), plan, context.journal)
     winner = best_of({FINAL: final, best: trials[best]}, plan.search.metric)
     if winner == FINAL:
         return _result(context, FINAL, final, parameters, promoted=False)
@@ -184,7 +185,7 @@ def _result(
     context: RunContext, number: int, outcome: Outcome, parameters: dict[str, Any], *, promoted: bool
 ) -> StepResult:
     if outcome.artifact is None:
-        raise StageFailed(f"Trial {number} left no checkpoint.", outcome.reason, "Resume the run.")
+        raise StageFailed(*explain("search.no_checkpoint", trial=number, evidence=outcome.reason))
     command = context.folder / Path(outcome.artifact).parent.parent / "command.json"
     value = {
         "trial": number,

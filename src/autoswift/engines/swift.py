@@ -17,12 +17,14 @@ from autoswift.domain.protocols import Event
 from autoswift.domain.trial import Trial
 from autoswift.engines.arguments import sft_arguments, sft_argv
 from autoswift.engines.context import EngineContext
-from autoswift.errors import StageFailed, disk_errors_explained
+from autoswift.errors import StageFailed
 from autoswift.recover.diagnose import diagnose, oom_kills
+from autoswift.run.disk import disk_errors_explained
 from autoswift.run.files import dumps, write_atomic
 from autoswift.run.places import child_environment
 from autoswift.run.process import Child
 from autoswift.search.configuration import settings_in_force
+from autoswift.tables import explain
 
 START_SECONDS = 900.0
 """Longest silence before the first step: loading a large model from a slow disk takes minutes."""
@@ -66,7 +68,7 @@ class SwiftSession:
             StageFailed: when one runs already.
         """
         if self.current is not None:
-            raise StageFailed("A plain swift session holds one trial at a time.", "One is running.", "Wait for it.")
+            raise StageFailed(*explain("engine.one_trial"))
         folder = self.context.folder / "trials" / str(trial.number)
         # An attempt of a dead owner may have left half of a checkpoint: each attempt has a folder of its own.
         self.current = _Process(self, trial, folder / f"attempt-{trial.attempt}", from_checkpoint)
@@ -95,7 +97,7 @@ class SwiftSession:
         """
         found = sorted((self.context.folder / "trials" / str(trial)).glob("attempt-*/output/checkpoint-*"))
         if not found:
-            raise StageFailed(f"Trial {trial} has no checkpoint.", "It ended before its first save.", "")
+            raise StageFailed(*explain("engine.no_checkpoint", trial=trial))
         newest = max(found, key=lambda p: p.stat().st_mtime)
         with disk_errors_explained(str(path)):
             shutil.copytree(newest, path, dirs_exist_ok=True)

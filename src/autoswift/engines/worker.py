@@ -13,6 +13,7 @@ from autoswift.errors import ChildFailed
 from autoswift.run.files import dumps
 from autoswift.run.places import child_environment
 from autoswift.run.process import Child
+from autoswift.tables import explain
 
 WORKER = Path(__file__).parent / "children" / "worker.py"
 
@@ -74,13 +75,18 @@ class ModelWorker:
             tail = child.tail(5)
             self.close()
             raise ChildFailed(
-                f"The model worker ended while it worked on {do!r} (exit code {code}).",
-                tail,
-                f"See {child.log}.",
-                transient=code == 137,
+                *explain("worker.ended", do=do, code=code, evidence=tail, log=child.log), transient=code == 137
             ) from exc
         if not reply["ok"]:
-            raise ChildFailed(f"{do} failed: {reply['error']['message']}", reply["error"]["type"], f"See {child.log}.")
+            raise ChildFailed(
+                *explain(
+                    "worker.refused",
+                    do=do,
+                    said=reply["error"]["message"],
+                    evidence=reply["error"]["type"],
+                    log=child.log,
+                )
+            )
         return dict(reply["result"])
 
     def _started(self) -> Child:
@@ -103,7 +109,7 @@ class ModelWorker:
             if not ready:
                 child.end()
                 self._child = None
-                raise ChildFailed("The model worker did not answer in time.", f"{timeout:.0f} s passed.", "")
+                raise ChildFailed(*explain("worker.silent", seconds=timeout))
             part = child.stdout.read1(65536)  # type: ignore[attr-defined]
             if not part:
                 raise EOFError

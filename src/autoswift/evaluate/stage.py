@@ -17,7 +17,7 @@ from autoswift.errors import StageFailed
 from autoswift.evaluate.intervals import bootstrap, mean_of
 from autoswift.evaluate.metrics import ROWS, macro_f1
 from autoswift.run.context import RunContext
-from autoswift.tables import text
+from autoswift.tables import explain, text
 
 LEAST_ROWS = 8
 """Fewer answers than this give no interval worth printing; the time limit never cuts below it."""
@@ -85,7 +85,7 @@ def evaluate_stage(context: RunContext, plan: Plan, merged: Path, worker: ModelW
     path = context.folder / "data" / "test.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][: plan.evaluation.test_rows]
     if not rows:
-        raise StageFailed("The test set is empty.", f"{path} has no rows.", "Start a new run with more data.")
+        raise StageFailed(*explain("evaluate.empty", path=path))
     context.journal.event("test_opened", rows=len(rows), models=["base", "tuned"])
     base_folder = Path(context.record.value("fetch")["path"])
     # What comes after the evaluation needs its share of the reserve; both models get half of the rest.
@@ -200,5 +200,3 @@ def proven_worse(value: dict[str, Any]) -> bool:
     high = value["difference"][value["metric"]]
     upper = high.high if isinstance(high, Score) else high["high"]
     return upper is not None and upper < 0
-
-

@@ -13,6 +13,7 @@ from autoswift.export.merge import run_child
 from autoswift.run.context import RunContext
 from autoswift.run.files import file_sha256
 from autoswift.run.places import train_python
+from autoswift.tables import explain, named
 
 LARGEST_SHARE = {"q8_0": 0.62, "f16": 1.05}
 """Size of the tensors (the vocabulary's words left out) against 16-bit weights: q8_0 takes 8.5 bits a weight (0.53), and small models keep some
@@ -79,7 +80,11 @@ def prove(plan: Plan, worker: ModelWorker, path: Path, merged_bytes: int) -> lis
     width = 4 if plan.training.precision == "float32" else 2
     share = int(info["tensor_bytes"]) / (merged_bytes / width * 2)
     checks: list[dict[str, Any]] = [
-        {"name": "quantized", "passed": wanted > 0, "measured": f"{wanted} of {sum(types.values())} tensors are {kind}"},
+        {
+            "name": "quantized",
+            "passed": wanted > 0,
+            "measured": f"{wanted} of {sum(types.values())} tensors are {kind}",
+        },
         {
             "name": "smaller",
             "passed": share <= LARGEST_SHARE[kind],
@@ -90,8 +95,8 @@ def prove(plan: Plan, worker: ModelWorker, path: Path, merged_bytes: int) -> lis
     failed = [c for c in checks if not c["passed"]]
     if failed:
         raise PostCheckFailed(
-            f"The converted file failed a check: {failed[0]['name'].replace('_', ' ')}.",
-            str(failed[0]["measured"]),
-            "Convert by hand with the command that `autoswift show --commands` prints, or report this.",
+            *explain(
+                "export.check", check=named("report.check", str(failed[0]["name"])), measured=failed[0]["measured"]
+            )
         )
     return checks

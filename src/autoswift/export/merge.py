@@ -13,12 +13,14 @@ from autoswift.domain.artifact import Artifact, StepResult
 from autoswift.domain.plan import Plan
 from autoswift.engines.stages import load_arguments
 from autoswift.engines.worker import ModelWorker
-from autoswift.errors import PostCheckFailed, StageFailed, disk_errors_explained
+from autoswift.errors import PostCheckFailed, StageFailed
 from autoswift.recover.diagnose import diagnose
 from autoswift.run.context import RunContext
+from autoswift.run.disk import disk_errors_explained
 from autoswift.run.files import file_sha256
 from autoswift.run.places import child_environment, train_python
 from autoswift.run.process import Child
+from autoswift.tables import explain, named
 
 ROWS = 4
 """Prompts that base + adapter and the merged model are compared on."""
@@ -51,7 +53,13 @@ def run_child(context: RunContext, argv: list[str], name: str, threads: int, att
         if not symptom.transient:
             break
     raise StageFailed(
-        f"{name} failed: {symptom.name.replace('_', ' ')}.", symptom.evidence, f"Read {log}, then `autoswift resume`."
+        *explain(
+            "child.failed",
+            name=named("error.child", name),
+            symptom=named("error.symptom", symptom.name),
+            evidence=symptom.evidence,
+            log=log,
+        )
     )
 
 
@@ -120,14 +128,19 @@ def prove(
         gap = _largest_gap(context, plan, worker, (base, checkpoint), merged)
         limit = TOLERANCE[plan.training.precision]
         checks.append(
-            _check("merged_equals_base_plus_adapter", gap <= limit, f"largest log-probability gap {gap:.2g} ≤ {limit:g}")
+            _check(
+                "merged_equals_base_plus_adapter", gap <= limit, f"largest log-probability gap {gap:.2g} ≤ {limit:g}"
+            )
         )
     failed = [c for c in checks if not c["passed"]]
     if failed:
         raise PostCheckFailed(
-            f"The merged model failed a check: {failed[0]['name'].replace('_', ' ')}.",
-            str(failed[0]["measured"]),
-            f"The training in {checkpoint} may have learned nothing; read the trial's log, or train anew.",
+            *explain(
+                "merge.check",
+                check=named("report.check", str(failed[0]["name"])),
+                measured=failed[0]["measured"],
+                checkpoint=checkpoint,
+            )
         )
     return checks
 
@@ -136,9 +149,7 @@ def _check(name: str, passed: bool, measured: str) -> dict[str, Any]:
     return {"name": name, "passed": passed, "measured": measured}
 
 
-def _largest_gap(
-    context: RunContext, plan: Plan, worker: ModelWorker, tuned: tuple[Path, Path], merged: Path
-) -> float:
+def _largest_gap(context: RunContext, plan: Plan, worker: ModelWorker, tuned: tuple[Path, Path], merged: Path) -> float:
     """Largest difference in the log-probabilities of the first answer token, over tokens in both top fives."""
     lines = (context.folder / "data" / "validation.fit.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{"messages": json.loads(line)["messages"]} for line in lines[:ROWS]]
@@ -154,5 +165,3 @@ def _largest_gap(
             return math.inf
         largest = max(largest, *(abs(left[i] - right[i]) for i in both))
     return largest
-
-

@@ -13,6 +13,7 @@ from autoswift.hardware import cards, host
 from autoswift.hardware.cpu_rate import cpu_rates
 from autoswift.hardware.notes import note
 from autoswift.run.files import dumps, read_json
+from autoswift.tables import explain, told
 
 CPU_TRAINING_SHARE = 0.5
 """Of the float32 product rate, what LoRA training sustains. Measured with SmolLM2-135M (4 operations a weight and
@@ -77,17 +78,14 @@ def from_json(path: Path) -> HardwareProfile:
     from pydantic import TypeAdapter, ValidationError
 
     if not path.is_file():
-        raise InputError(f"There is no file {path}.", "--hardware wants a machine's description.", _HOW)
+        raise InputError(*explain("hardware.no_file", path=path))
     raw = read_json(path)
     try:
         profile = TypeAdapter(HardwareProfile).validate_python(raw)
     except ValidationError as exc:
         first = exc.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} does not describe a machine.", f"{place}: {first['msg']}", _HOW) from exc
+        place = ".".join(str(part) for part in first["loc"]) or told("error.hardware.whole")
+        raise InputError(*explain("hardware.not_machine", path=path, place=place, evidence=first["msg"])) from exc
     if not profile.devices:
-        raise InputError(f"{path} describes a machine without a device.", "`devices` is empty.", _HOW)
+        raise InputError(*explain("hardware.no_device", path=path))
     return profile
-
-
-_HOW = "Write one with `autoswift doctor --json` on that machine, and pass its `hardware` part."

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from autoswift.errors import InputError
 from autoswift.run.files import plain
 from autoswift.run.places import home
+from autoswift.tables import explain
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, MetaData, Row, Table
@@ -175,9 +176,7 @@ def _connection() -> Iterator[tuple[Connection, Table]]:
         reason = str(getattr(exc, "orig", None) or exc).splitlines()[0]
         busy = "locked" in reason or "busy" in reason
         raise InputError(
-            f"The knowledge of earlier runs cannot be used: {reason}",
-            "Another process is writing to it." if busy else "The database is damaged or cannot be reached.",
-            "Try again in a moment." if busy else f"Move {home() / 'knowledge.db'} away; a new one is made.",
+            *explain("knowledge.busy" if busy else "knowledge.broken", evidence=reason, path=home() / "knowledge.db")
         ) from exc
 
 

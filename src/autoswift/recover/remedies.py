@@ -68,7 +68,9 @@ def remedy(symptom: Symptom, settings: Mapping[str, Any], attempt: int, language
         decision = Decision(
             name=f"recovery.{symptom.name}",
             value=changes or "repeat",
-            because=text(f"recover.because.{name}", language, symptom=text(f"recover.symptom.{symptom.name}", language)),
+            because=text(
+                f"recover.because.{name}", language, symptom=text(f"recover.symptom.{symptom.name}", language)
+            ),
             evidence=(symptom.evidence, shown),
             reverse_when=text("recover.reverse", language),
             source="measurement",

@@ -11,7 +11,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from autoswift.errors import InputError, disk_errors_explained
+from autoswift.errors import InputError
+from autoswift.run.disk import disk_errors_explained
+from autoswift.tables import explain
 
 
 def plain(value: Any) -> Any:
@@ -120,4 +122,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as exc:
-        raise InputError(f"{path} is not valid JSON.", str(exc), "Restore the file, or start a new run.") from exc
+        raise InputError(*explain("files.not_json", path=path, evidence=exc)) from exc

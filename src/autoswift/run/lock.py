@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoswift.errors import RunLocked, disk_errors_explained
+from autoswift.errors import RunLocked
+from autoswift.run.disk import disk_errors_explained
+from autoswift.tables import explain, told
 
 
 @contextmanager
@@ -25,11 +27,7 @@ def owned(folder: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-            raise RunLocked(
-                f"Run {folder.name} is being worked on by process {owner or 'unknown'}.",
-                "Two processes must not train into one folder.",
-                f"Watch it with `autoswift show {folder.name}`, or end that process and resume.",
-            ) from exc
+            raise RunLocked(*explain("lock.run", run=folder.name, owner=owner or told("error.unknown"))) from exc
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         yield

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoswift.errors import EnvironmentMissing
 from autoswift.run import locks
+from autoswift.tables import explain
 
 
 def home() -> Path:
@@ -41,11 +42,7 @@ def train_python_or_none() -> Path | None:
     if named:
         path = Path(named).expanduser()
         if not os.access(path, os.X_OK):
-            raise EnvironmentMissing(
-                f"AUTOSWIFT_TRAIN_PYTHON names {named}, which is not a program.",
-                "It must be the Python interpreter of an environment with ms-swift.",
-                "Correct the variable, or unset it and run `autoswift setup`.",
-            )
+            raise EnvironmentMissing(*explain("places.not_program", named=named))
         return path
     if importlib.util.find_spec("swift") and importlib.util.find_spec("torch"):
         return Path(sys.executable)
@@ -61,11 +58,7 @@ def train_python() -> Path:
     """
     found = train_python_or_none()
     if found is None:
-        raise EnvironmentMissing(
-            "The training environment is not installed.",
-            "Training needs PyTorch and ms-swift (about 3 GB); the core works without them.",
-            "Run `autoswift setup`, or point AUTOSWIFT_TRAIN_PYTHON at a Python that has ms-swift.",
-        )
+        raise EnvironmentMissing(*explain("places.no_environment"))
     return found
 
 

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from autoswift.errors import InputError
+from autoswift.tables import explain, told
 
 Group = Literal["engines", "executors", "serve_engines"]
 
@@ -28,11 +29,15 @@ def load(group: Group, name: str) -> Any:
         found = [EntryPoint(name=name, value=name, group=f"autoswift.{group}")]
     if not found:
         raise InputError(
-            f"There is no {group.rstrip('s').replace('_', ' ')} {name!r}.",
-            "Registered are " + ", ".join(names(group)) + ".",
-            f"Choose one of these, or install a package with an entry point in the group autoswift.{group}.",
+            *explain(
+                "plugins.unknown",
+                kind=told(f"error.plugins.kind.{group}"),
+                name=name,
+                names=", ".join(names(group)),
+                group=group,
+            )
         )
     try:
         return found[0].load()
     except (ImportError, AttributeError) as exc:
-        raise InputError(f"{name!r} cannot be loaded.", str(exc), "Check its name and its installation.") from exc
+        raise InputError(*explain("plugins.broken", name=name, evidence=exc)) from exc

@@ -14,10 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoswift.domain.plan import Plan
 from autoswift.domain.task import Task
-from autoswift.errors import InputError, RunNotFound, disk_errors_explained
+from autoswift.errors import InputError, RunNotFound
+from autoswift.run.disk import disk_errors_explained
 from autoswift.run.files import dumps, read_json, write_atomic
 from autoswift.run.journal import RunJournal
 from autoswift.run.places import runs_folder
+from autoswift.tables import explain
 
 VERSION = 1
 T = TypeVar("T")
@@ -58,9 +60,7 @@ class RunRecord:
         state = self.state()
         if state.get("version") != VERSION:
             raise InputError(
-                f"{self.folder / 'run.json'} has version {state.get('version')}, this autoswift reads {VERSION}.",
-                "The run was made by another version.",
-                "Use the autoswift that made it, or start a new run.",
+                *explain("record.version", path=self.folder / "run.json", version=state.get("version"), reads=VERSION)
             )
         return _value(Task, state["task"], self.folder / "run.json")
 
@@ -104,7 +104,7 @@ def _value(kind: type[T], raw: Any, path: Path) -> T:
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as exc:
-        raise InputError(f"{path} does not hold a {kind.__name__}.", str(exc), "Restore the file.") from exc
+        raise InputError(*explain("record.not_a", path=path, kind=kind.__name__, evidence=exc)) from exc
 
 
 def create(task: Task, out: Path | None = None) -> RunRecord:
@@ -122,11 +122,7 @@ def create(task: Task, out: Path | None = None) -> RunRecord:
     folder = out.expanduser().resolve() if out else runs_folder() / run_id
     existed = folder.exists()
     if existed and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"{folder} is not an empty folder.",
-            "A run needs a folder of its own.",
-            f"Choose another --out, or `autoswift resume {folder}` if it is a run.",
-        )
+        raise InputError(*explain("record.not_empty", folder=folder))
     try:
         with disk_errors_explained(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
@@ -170,8 +166,8 @@ def find(run: str) -> RunRecord:
         return RunRecord(hits[0].resolve())
     if hits:
         names = ", ".join(sorted(p.name for p in hits)[:5])
-        raise RunNotFound(f"{run!r} fits {len(hits)} runs: {names}.", "", "Give more of the id.")
-    raise RunNotFound(f"There is no run {run!r}.", f"Looked in {folder}.", "`autoswift list` shows the runs.")
+        raise RunNotFound(*explain("record.several", run=run, count=len(hits), names=names))
+    raise RunNotFound(*explain("record.absent", run=run, folder=folder))
 
 
 def all_runs() -> list[RunRecord]:

@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from autoswift.errors import ChildFailed, DiskFull, EnvironmentMissing, RunLocked, disk_errors_explained
+from autoswift.errors import ChildFailed, DiskFull, EnvironmentMissing, RunLocked
 from autoswift.run import locks, places
+from autoswift.run.disk import disk_errors_explained
 from autoswift.run.environment import drop_half_installed, incomplete, interpreter, packages
 from autoswift.run.files import write_atomic
 from autoswift.run.lock import owned
 from autoswift.run.pip_progress import PipProgress
 from autoswift.run.process import Child, reap
-from autoswift.tables import text
+from autoswift.tables import explain, text
 
 GB = 10**9
 CPU_BYTES = 6 * GB
@@ -121,11 +122,7 @@ class _Installation:
         if broken := incomplete(self.target):
             self._install("--no-deps", "--force-reinstall", *broken)
         if broken := incomplete(self.target):
-            raise EnvironmentMissing(
-                f"The training environment is incomplete: files of {', '.join(broken)} are missing.",
-                "They were removed or could not be written.",
-                "Run `autoswift setup --force`.",
-            )
+            raise EnvironmentMissing(*explain("setup.incomplete", packages=", ".join(broken)))
         self._probe()
 
     def _make_environment(self) -> None:
@@ -134,11 +131,7 @@ class _Installation:
             return
         self._say(text("setup.venv", self.language), now=True)
         if self._call([sys.executable, "-m", "venv", "--clear", str(self.target)], "venv") != 0:
-            raise ChildFailed(
-                "A virtual environment could not be made.",
-                self._why(),
-                "Python's venv module with ensurepip is needed (on Debian and Ubuntu: apt install python3-venv).",
-            )
+            raise ChildFailed(*explain("setup.venv", evidence=self._why()))
 
     def _upgrade_pip(self) -> None:
         """A pip that reports bytes (24.1) makes large downloads visible; without it the installation works too."""
@@ -170,9 +163,7 @@ class _Installation:
         self._say(text("setup.probe", self.language), now=True)
         if self._call([str(self.python), "-c", "import " + ", ".join(modules)], "probe") != 0:
             raise EnvironmentMissing(
-                f"The training environment was installed, but {', '.join(modules)} cannot be imported in it.",
-                self._why(),
-                f"See {self.log}. Set AUTOSWIFT_TRAIN_PYTHON to use an environment of your own instead.",
+                *explain("setup.import", modules=", ".join(modules), evidence=self._why(), log=self.log)
             )
 
     def _call(self, argv: list[str], name: str) -> int:
@@ -217,32 +208,19 @@ class _Installation:
     def _pip_error(self, code: int) -> ChildFailed | DiskFull:
         words, why = self._words(), self._why()
         if _NO_ROOM.search(words):
-            return DiskFull(
-                "The disk is full: the training environment could not be installed.",
-                why,
-                "Free some space or set AUTOSWIFT_HOME to a larger disk, then run `autoswift setup` again: it goes on.",
-            )
+            return DiskFull(*explain("setup.disk_full", evidence=why))
         if _NO_NETWORK.search("\n".join(words.splitlines()[-40:])):  # an earlier one may have been retried well
-            return ChildFailed(
-                "The training environment could not be installed: the package index did not answer.",
-                why,
-                "Check the network (PIP_INDEX_URL and https_proxy are heeded), then run `autoswift setup` again: "
-                "it goes on where it stopped.",
-                transient=True,
-            )
+            return ChildFailed(*explain("setup.no_index", evidence=why), transient=True)
         if match := _NO_MATCH.search(words):
             return ChildFailed(
-                f"The training environment could not be installed: the index has no {match[1]} for this machine.",
-                why,
-                f"This is Python {sys.version_info.major}.{sys.version_info.minor}; 3.11 to 3.13 on Linux have all "
-                "packages. A mirror may lag: set PIP_INDEX_URL to a complete one.",
+                *explain(
+                    "setup.no_package",
+                    package=match[1],
+                    evidence=why,
+                    python=f"{sys.version_info.major}.{sys.version_info.minor}",
+                )
             )
-        return ChildFailed(
-            f"The training environment could not be installed: pip ended with exit code {code}.",
-            why,
-            f"See {self.log}, then run `autoswift setup` again: it goes on where it stopped.",
-            transient=code > 128,
-        )
+        return ChildFailed(*explain("setup.pip", code=code, evidence=why, log=self.log), transient=code > 128)
 
 
 @contextlib.contextmanager
@@ -252,11 +230,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock = contextlib.ExitStack()
         lock.enter_context(owned(folder))
     except RunLocked as exc:
-        raise RunLocked(
-            "Another process is installing the training environment.",
-            "Two installations must not write into one folder.",
-            "Wait for it to end, then run the command again.",
-        ) from exc
+        raise RunLocked(*explain("setup.busy")) from exc
     with lock:
         yield
 
@@ -273,11 +247,7 @@ def _check_room(target: Path) -> None:
     needed = max(LEAST_BYTES, wanted - present)
     free = shutil.disk_usage(target.parent).free
     if free < needed:
-        raise DiskFull(
-            f"The training environment needs {needed / GB:.0f} GB; {target.parent} has {free / GB:.1f} GB free.",
-            "PyTorch, ms-swift and what they need are installed there.",
-            "Free some space, or set AUTOSWIFT_HOME to a larger disk.",
-        )
+        raise DiskFull(*explain("setup.room", needed=needed / GB, place=target.parent, free=free / GB))
 
 
 def _pip_settings() -> dict[str, str]:

@@ -129,9 +129,7 @@ class Search:
             state = optuna.trial.TrialState.COMPLETE
         else:
             state, value = optuna.trial.TrialState.FAIL, None
-        return optuna.trial.create_trial(
-            params=parameters, distributions=dict(distributions), value=value, state=state
-        )
+        return optuna.trial.create_trial(params=parameters, distributions=dict(distributions), value=value, state=state)
 
 
 def best_of(outcomes: Mapping[int, Outcome], metric: str) -> int | None:

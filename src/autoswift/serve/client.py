@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from autoswift.domain.artifact import Deployment
 from autoswift.errors import ChildFailed, InputError, StageFailed
+from autoswift.tables import explain
 
 HEALTH_SECONDS = 5.0
 """A server that computes on all cores answers /health late, but within this."""
@@ -63,24 +64,15 @@ def request(address: str, path: str, body: Any = None, timeout: float = ANSWER_S
         # trust_env: a proxy from the environment must not stand between two processes of one machine
         answer = httpx.request(method, url, json=body, timeout=timeout, trust_env=False)
     except httpx.TimeoutException as exc:
-        raise ChildFailed(
-            f"The server at {url} did not answer within {timeout:.0f} seconds.",
-            "It is overloaded, or the answer is very long.",
-            "Ask for fewer tokens, or try again.",
-            transient=True,
-        ) from exc
+        raise ChildFailed(*explain("client.slow", url=url, seconds=timeout), transient=True) from exc
     except httpx.HTTPError as exc:
-        raise StageFailed(
-            f"Nothing answers at {url}.",
-            f"{type(exc).__name__}: {exc}",
-            "Start it again with `autoswift resume RUN`; its log is logs/serve.log in the run folder.",
-        ) from exc
+        raise StageFailed(*explain("client.nothing", url=url, evidence=f"{type(exc).__name__}: {exc}")) from exc
     if answer.is_success:
         return answer.json()
     said = _said(answer.text)
     if answer.status_code < 500:
-        raise InputError(f"The server refused the request ({answer.status_code}).", said, "Correct the request.")
-    raise StageFailed(f"The server failed ({answer.status_code}).", said, "Look at logs/serve.log in the run folder.")
+        raise InputError(*explain("client.refused", status=answer.status_code, evidence=said))
+    raise StageFailed(*explain("client.failed", status=answer.status_code, evidence=said))
 
 
 def _said(body: str) -> str:

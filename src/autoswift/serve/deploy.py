@@ -24,7 +24,7 @@ from autoswift.serve import ports
 from autoswift.serve.client import chat, curl_example
 from autoswift.serve.engines import engine_named, loopback_only
 from autoswift.serve.state import State, deployment, fingerprint, read_state, serve_folder, supervised
-from autoswift.tables import text
+from autoswift.tables import explain, text
 
 __all__ = ["chat", "curl_example", "deploy", "status", "stop"]
 
@@ -60,7 +60,7 @@ def deploy(
     run_folder = run_folder.resolve()
     path = run_folder / artifact.path
     if not path.exists():
-        raise InputError(f"{path} does not exist.", "There is nothing to serve.", "Run the steps that make it first.")
+        raise InputError(*explain("deploy.absent", path=path))
     full = _completed(settings, path)
     wanted = fingerprint(path, artifact, engine_name, full)
     current = _state(run_folder)
@@ -120,9 +120,11 @@ def _on_some_port(run_folder: Path, request: dict[str, Any], journal: Journal) -
         refused.add(port)
         if state["cause"] != "port" or len(refused) == PORT_TRIES:
             raise StageFailed(
-                f"The model could not be served with {request['engine']}.",
-                state["reason"] or log_tail(Path(request["log"])),
-                "The whole log is logs/serve.log in the run folder; `autoswift resume RUN` tries again.",
+                *explain(
+                    "deploy.failed",
+                    engine=request["engine"],
+                    evidence=state["reason"] or log_tail(Path(request["log"])),
+                )
             )
 
 
@@ -144,11 +146,7 @@ def _start(run_folder: Path, request: dict[str, Any]) -> State:
             break
         time.sleep(0.05)
     stop(run_folder)
-    raise StageFailed(
-        "The supervisor of the server did not report.",
-        log_tail(logs / "supervisor.log"),
-        "Look at logs/supervisor.log in the run folder, then try again.",
-    )
+    raise StageFailed(*explain("deploy.no_report", evidence=log_tail(logs / "supervisor.log")))
 
 
 def _spawn(folder: Path, log: Path) -> int:
@@ -164,11 +162,7 @@ def _spawn(folder: Path, log: Path) -> int:
             timeout=SPAWN_SECONDS,
         )
     if started.returncode != 0 or not started.stdout.strip().isdigit():
-        raise StageFailed(
-            "The supervisor of the server could not start.",
-            log_tail(log),
-            "Look at logs/supervisor.log in the run folder, then try again.",
-        )
+        raise StageFailed(*explain("deploy.no_start", evidence=log_tail(log)))
     return int(started.stdout)
 
 

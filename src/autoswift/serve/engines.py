@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from autoswift.domain.protocols import ServeEngine
 from autoswift.errors import InputError
 from autoswift.run.plugins import load
+from autoswift.tables import explain
 
 
 def engine_named(name: str) -> ServeEngine:
@@ -35,8 +36,4 @@ def loopback_only(host: str) -> str:
             return host
     except ValueError:
         pass
-    raise InputError(
-        f"The model is not served on {host}.",
-        "The server has no login, so it listens on this machine only.",
-        "Leave the host at 127.0.0.1 and put a gateway that authenticates in front of it.",
-    )
+    raise InputError(*explain("serve.host", host=host))

@@ -10,6 +10,7 @@ from autoswift.domain.artifact import Artifact
 from autoswift.errors import InputError
 from autoswift.run.places import child_environment, train_python
 from autoswift.serve.engines import loopback_only
+from autoswift.tables import explain
 
 CHILD = Path(__file__).parent / "children" / "llamacpp.py"
 
@@ -29,11 +30,7 @@ class LlamaCpp:
         """
         path = Path(artifact.path)
         if not _is_gguf(path):
-            raise InputError(
-                f"{path} is not a GGUF file.",
-                "llama.cpp serves GGUF files only.",
-                "Export the model to GGUF first, or serve the merged folder with the engine `transformers`.",
-            )
+            raise InputError(*explain("serve.not_gguf", path=path))
         threads = max(1, int(settings.get("threads") or 1))
         argv = [str(settings.get("python") or train_python()), "-P", str(CHILD)]
         options = {

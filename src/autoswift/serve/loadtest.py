@@ -16,6 +16,7 @@ from autoswift.run.files import read_json, write_atomic
 from autoswift.run.places import child_environment, train_python
 from autoswift.run.process import Child
 from autoswift.serve.client import Message
+from autoswift.tables import explain
 
 MODULE = "evalscope.cli.cli"
 LEVEL_OVERHEAD_SECONDS = 10.0
@@ -106,13 +107,9 @@ def load_test(
         StageFailed: when EvalScope fails, or every request of a level failed, with the end of its log.
     """
     if not prompts:
-        raise InputError("There are no prompts for the load test.", "It needs at least one conversation.", "Add data.")
+        raise InputError(*explain("loadtest.no_prompts"))
     if len(settings.parallel) != len(settings.requests):
-        raise InputError(
-            f"The load test has {len(settings.parallel)} concurrencies but {len(settings.requests)} request counts.",
-            "Each concurrency needs its number of requests.",
-            "Give both lists the same length.",
-        )
+        raise InputError(*explain("loadtest.lengths", levels=len(settings.parallel), counts=len(settings.requests)))
     folder = run_folder.resolve() / "serve" / "loadtest"
     shutil.rmtree(folder, ignore_errors=True)
     begin, used, levels, complete = time.monotonic(), 0, [], True
@@ -190,7 +187,7 @@ def _run(run_folder: Path, argv: list[str], settings: LoadSettings) -> bool:
     if code is None:
         return False
     if code != 0:
-        raise _failed(f"EvalScope ended with code {code}.", child.tail(15))
+        raise StageFailed(*explain("loadtest.code", code=code, evidence=child.tail(15)))
     return True
 
 
@@ -209,9 +206,9 @@ def _level(run_folder: Path, folder: Path) -> Level:
     except FileNotFoundError as exc:
         from autoswift.run.process import log_tail
 
-        raise _failed("EvalScope wrote no result.", log_tail(log, 15)) from exc
+        raise StageFailed(*explain("loadtest.no_result", evidence=log_tail(log, 15))) from exc
     if not summary["Success Requests"]:
-        raise _failed(f"All {summary['Total Requests']} requests failed.", "logs/serve.log has the server's side.")
+        raise StageFailed(*explain("loadtest.all_failed", requests=summary["Total Requests"]))
     return {
         "parallel": int(summary["Concurrency"]),
         "requests": int(summary["Total Requests"]),
@@ -232,9 +229,3 @@ def _spread(mean: Any, percentiles: dict[str, Any], name: str, scale: float) -> 
 
     at = {key: scaled(percentiles.get(row, {}).get(name)) for key, row in PERCENTILES.items()}
     return {"mean": scaled(mean), "p50": at["p50"], "p90": at["p90"], "p99": at["p99"]}
-
-
-def _failed(what: str, why: str) -> StageFailed:
-    return StageFailed(
-        f"The load test failed: {what}", why, "See logs/loadtest.log in the run folder; then run the step again."
-    )

@@ -16,7 +16,7 @@ from autoswift.serve.client import curl_example
 from autoswift.serve.deploy import deploy, status
 from autoswift.serve.loadtest import LoadSettings, load_test
 from autoswift.serve.probe import next_logprobs, template_ids, token_ids
-from autoswift.tables import text
+from autoswift.tables import explain, named, text
 
 ROWS = 4
 """Prompts that trainer and server are compared on."""
@@ -109,9 +109,7 @@ def _agree(context: RunContext, plan: Plan, worker: ModelWorker, address: str, r
     failed = [c for c in checks if not c["passed"]]
     if failed:
         raise PostCheckFailed(
-            f"The served model is not the trained one: {str(failed[0]['name']).replace('_', ' ')} failed.",
-            str(failed[0]["measured"]),
-            "Try --set export_format=f16 or --set serve_engine=transformers, and report this.",
+            *explain("serve.check", check=named("report.check", str(failed[0]["name"])), measured=failed[0]["measured"])
         )
     return checks
 

@@ -26,6 +26,7 @@ from autoswift.run.process import Child
 from autoswift.serve import ports
 from autoswift.serve.engines import engine_named
 from autoswift.serve.state import State, myself
+from autoswift.tables import told, use_language
 
 CHECK_SECONDS = 2.0
 """Between health checks: a restart begins within seconds, and the checks cost nothing."""
@@ -57,6 +58,7 @@ class Supervisor:
         self.folder = folder
         self.request: dict[str, Any] = read_json(folder / "request.json")
         self.settings: dict[str, Any] = self.request["settings"]
+        use_language(str(self.settings.get("language") or "en"))  # what it says of a failure reaches the run's owner
         self.engine = engine_named(self.request["engine"])
         patience = self.request.get("patience", {})
         self.check_seconds = float(patience.get("check_seconds", CHECK_SECONDS))
@@ -109,7 +111,7 @@ class Supervisor:
         if self._ending():
             return STOPPED
         if not ports.is_free(self.host, self.port):
-            return "port", f"Port {self.port} is in use by another program."
+            return "port", told("error.server.port_used", port=self.port)
         log = Path(self.request["log"])
         put_aside(log)
         argv, env = self.engine.command(Artifact(**self.request["artifact"]), self.settings)
@@ -134,9 +136,9 @@ class Supervisor:
                     say(f"running at {self.state['address']} after {time.monotonic() - begin:.1f} s")
                 failures = 0 if fine or not healthy else failures + 1
                 if failures >= self.silent_checks:
-                    return "silent", f"The server did not answer {failures} checks in a row."
+                    return "silent", told("error.server.silent", checks=failures)
                 if not healthy and time.monotonic() - begin > start_seconds:
-                    return "start", f"The server was not ready within {start_seconds:.0f} seconds."
+                    return "start", told("error.server.not_ready", seconds=start_seconds)
                 # while it starts, look often: a user waits
                 next_check = time.monotonic() + (self.check_seconds if healthy else 0.2)
             time.sleep(0.1)
@@ -144,11 +146,15 @@ class Supervisor:
 
     def _death(self, child: Child, code: int, healthy: bool) -> End:
         if not healthy and not ports.is_free(self.host, self.port):
-            return "port", f"Port {self.port} was taken by another program."
-        how = f"by signal {code - 128}" if code > 128 else f"with code {code}"
+            return "port", told("error.server.port_taken", port=self.port)
+        how = (
+            told("error.server.by_signal", number=code - 128)
+            if code > 128
+            else told("error.server.with_code", number=code)
+        )
         if healthy:
-            return "died", f"The server ended {how}."
-        return "start", f"The server ended {how} before it was ready. Its log ends:\n{child.tail(15)}"
+            return "died", told("error.server.died", how=how)
+        return "start", told("error.server.died_early", how=how, tail=child.tail(15))
 
     def _may_restart(self) -> bool:
         """Counts a restart, unless the bound is reached or the server never worked (then it never will)."""
@@ -225,7 +231,7 @@ def main(arguments: list[str]) -> int:
                 supervisor._write(state="failed", cause="supervisor", reason=reason, server_pid=None)
                 raise
     except RunLocked as exc:
-        say(f"{exc.what} It keeps the deployment.")
+        say(told("error.server.keeps", what=exc.what))
         return 2
 
 

@@ -10,6 +10,7 @@ from autoswift.domain.artifact import Artifact
 from autoswift.errors import InputError
 from autoswift.run.places import child_environment, train_python
 from autoswift.serve.engines import loopback_only
+from autoswift.tables import explain
 
 CHILD = Path(__file__).parent / "children" / "swift_deploy.py"
 
@@ -30,11 +31,7 @@ class SwiftDeploy:
         """
         path = Path(artifact.path)
         if not (path / "config.json").is_file():
-            raise InputError(
-                f"{path} is not a model folder.",
-                "It has no config.json; an adapter alone cannot be served by this engine.",
-                "Merge the adapter into its base model first.",
-            )
+            raise InputError(*explain("serve.not_folder", path=path))
         threads = max(1, int(settings.get("threads") or 1))
         options: dict[str, Any] = {
             "--model": path,

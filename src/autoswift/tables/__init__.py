@@ -6,6 +6,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+_language = "en"
+"""Of errors. A plain variable: a process carries out one run at a time, in one language, and a context variable would
+be empty again in each thread that a run starts, so that just their errors came out in English."""
+
 
 @cache
 def table(name: str) -> Any:
@@ -40,3 +44,42 @@ def text(key: str, language: str, /, **values: object) -> str:
 def has_text(key: str, language: str) -> bool:
     """Whether the catalogue has the key."""
     return key in _catalogue(language)
+
+
+def use_language(language: str) -> None:
+    """Settles the language of the errors to come, for the whole process.
+
+    Args:
+        language: `zh` or `en`.
+    """
+    global _language
+    _language = "zh" if language == "zh" else "en"
+
+
+def explain(key: str, /, **values: object) -> tuple[str, str, str]:
+    """What an error says: `raise InputError(*explain("decide.too_short", hours=2))`.
+
+    Args:
+        key: the texts are `error.<key>.what`, `.why` and `.fix`; where one of the last two is not there, it is empty.
+        values: fill the texts' `{placeholders}`.
+
+    Returns:
+        What happened, why, and what to do, in the language settled by `use_language`.
+    """
+    what, why, fix = (f"error.{key}.{part}" for part in ("what", "why", "fix"))
+    return (
+        text(what, _language, **values),
+        text(why, _language, **values) if has_text(why, _language) else "",
+        text(fix, _language, **values) if has_text(fix, _language) else "",
+    )
+
+
+def told(key: str, /, **values: object) -> str:
+    """A text that goes into an error, in the language of errors."""
+    return text(key, _language, **values)
+
+
+def named(group: str, name: str) -> str:
+    """The readable name of a word of the record (a check, a symptom) in the language of errors, or the word itself."""
+    key = f"{group}.{name}"
+    return text(key, _language) if has_text(key, _language) else name.replace("_", " ")

@@ -1,10 +1,10 @@
 """The contract of every training engine, as a test class: subclass it and give an engine.
 
-    class TestMine(TrainEngineContract):
-        @pytest.fixture
-        def engine(self, tmp_path): return MyEngine(...)
-        @pytest.fixture
-        def plan(self): ...
+class TestMine(TrainEngineContract):
+    @pytest.fixture
+    def engine(self, tmp_path): return MyEngine(...)
+    @pytest.fixture
+    def plan(self): ...
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def plan(zh: bool, revision: int) -> Plan:
             final_tokens=120_000,
             tokens_per_row=171.0,
             answer_seconds=20.0,
-        promote=False,
+            promote=False,
             epochs=1.0,
             reserve_seconds=300.0,
             metric="chrf",

@@ -13,6 +13,7 @@ from autoswift.errors import InputError
 from autoswift.run.context import RunContext
 from autoswift.run.files import dumps, write_atomic
 from autoswift.run.record import RunRecord
+from autoswift.tables import explain
 from autoswift.understand.data import inspect
 from autoswift.understand.sentence import understand
 from autoswift.understand.weigh import weigh
@@ -31,11 +32,7 @@ def profiles(
     """
     profile = understand(sentence)
     if data is None:
-        raise InputError(
-            "There is no data to train on.",
-            "This version fine-tunes on a file of examples.",
-            'Give one: autoswift run "…" --data FILE (JSON, JSON lines or CSV with questions and answers).',
-        )
+        raise InputError(*explain("understand.no_data"))
     found, splits = inspect(Path(data), columns, seed, language=language)
     profile, problems = weigh(profile, found)
     if problems:

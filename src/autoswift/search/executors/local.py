@@ -18,6 +18,7 @@ from autoswift.run.clock import RunClock
 from autoswift.search.configuration import settings_in_force
 from autoswift.search.history import TrialHistory, rebuild
 from autoswift.search.searcher import Search, best_of
+from autoswift.tables import explain
 
 POLL_SECONDS = 0.5
 """Wait for events: short against a step, long against the cost of looking."""
@@ -246,7 +247,7 @@ class _Round:
         self.journal.trial("ended", event.trial, attempt=one.trial.attempt, outcome=outcome, final=cure is None)
         self._budget()
         if symptom and symptom.name == "disk_full":
-            raise DiskFull("The disk is full: training could not save.", symptom.evidence, "Free some space, then resume.")
+            raise DiskFull(*explain("disk.training", evidence=symptom.evidence))
         if cure is None:
             self.searcher.done(event.trial, outcome)
             self.history[event.trial] = TrialHistory(
