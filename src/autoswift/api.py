@@ -280,7 +280,7 @@ class AutoSwift:
         options: settings fixed explicitly, by decision name.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of a run
         self,
         *,
         trials: int = 5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,8 @@ class Pipeline:
             The run's result: metric, base, tuned, difference, address, report, partial_reasons.
         """
         first = self.plan()
-        if self.confirm is not None and self.record.step("fetch") is None:
-            if not self._confirmed(first):
-                return {"declined": True}
+        if self.record.step("fetch") is None and not self._confirmed(first):
+            return {"declined": True}
         plan = self._search(first)
         with ModelWorker(train_python(), self.context.folder, plan.training.threads) as worker:
             self._prove(plan, worker)
@@ -90,8 +90,6 @@ class Pipeline:
         return result
 
     def _confirmed(self, plan: Plan) -> bool:
-        import time
-
         begin = time.time()
         answer = self.confirm is None or self.confirm(plan)
         self.context.clock.exclude(time.time() - begin)

@@ -1,4 +1,4 @@
-"""`kill -9` of the owner, or of the child that does the work, at each stage: the run ends well, nothing stays behind."""
+"""`kill -9` of the owner, or of the child that does the work, at each stage: it ends well, nothing stays behind."""
 
 from __future__ import annotations
 

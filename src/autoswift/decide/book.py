@@ -26,7 +26,7 @@ class Book:
         """A text of the catalogue, `decide.` put before the key."""
         return text(f"decide.{key}", self.language, **values)
 
-    def add(
+    def add(  # noqa: PLR0913 - a decision's fields
         self,
         name: str,
         value: Any,

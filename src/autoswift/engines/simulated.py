@@ -112,7 +112,7 @@ class SimulatedSession:
         fault = next((s for n, a, s in self.engine.landscape.faults if (n, a) == (trial.number, trial.attempt)), "")
         settings = settings_in_force(self.plan, trial)
         steps = int(settings["max_steps"])
-        noise = random.Random(f"{self.plan.seed}/{trial.number}")
+        noise = random.Random(f"{self.plan.seed}/{trial.number}")  # noqa: S311 - a curve, no secret
         made = [self._make("started", trial, 0)]
         for step in range(1, steps + 1):
             if fault and step == max(1, steps // 2):

@@ -89,7 +89,7 @@ def aggregate(metric: str, answers: Sequence[str], references: Sequence[str]) ->
 
 
 def score_answers(metric: str, answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """What a trial reports about its validation answers: the metric, its standard error, how long and varied they are."""
+    """What a trial reports about its validation answers: metric, standard error, how long and varied they are."""
     found = {metric: aggregate(metric, answers, references)}
     if metric in ROWS and len(answers) > 1:
         rows = ROWS[metric](answers, references)

@@ -16,8 +16,8 @@ from autoswift.run.places import train_python
 from autoswift.tables import explain, named
 
 LARGEST_SHARE = {"q8_0": 0.62, "f16": 1.05}
-"""Size of the tensors (the vocabulary's words left out) against 16-bit weights: q8_0 takes 8.5 bits a weight (0.53), and small models keep some
-tensors in 16 or 32 bits."""
+"""Size of the tensors (the vocabulary's words left out) against 16-bit weights: q8_0 takes 8.5 bits a weight (0.53),
+and small models keep some tensors in 16 or 32 bits."""
 
 
 def export_stage(context: RunContext, plan: Plan, worker: ModelWorker) -> StepResult:

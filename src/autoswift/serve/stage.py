@@ -39,8 +39,10 @@ def is_live(context: RunContext) -> bool:
 
 
 def serving_threads(plan: Plan) -> int:
-    """All cores but one: llama.cpp spins at its barriers, and with every core taken a busy neighbour stalls them all
-    (measured on two shared cores: 10 tokens a second with two threads, 66 with one).
+    """All cores but one.
+
+    llama.cpp spins at its barriers, and with every core taken a busy neighbour stalls them all (measured on two
+    shared cores: 10 tokens a second with two threads, 66 with one).
     """
     return max(1, plan.training.threads - 1)
 

@@ -216,10 +216,11 @@ class _Round:
         self.journal.trial(
             event.kind, event.trial, attempt=one.trial.attempt, step=event.step, metrics=event.metrics, **extra
         )
-        if event.kind == "progress" and self.searcher.tell(event.trial, event.step, event.metrics) == "stop":
-            if not one.stopped:
-                one.stopped = "nan" if event.metrics.get("loss") is None else "divergence"
-                self.session.stop(event.trial)
+        if event.kind != "progress" or one.stopped:
+            return
+        if self.searcher.tell(event.trial, event.step, event.metrics) == "stop":
+            one.stopped = "nan" if event.metrics.get("loss") is None else "divergence"
+            self.session.stop(event.trial)
 
     def _end(self, one: _Running, event: Event) -> None:
         del self.running[event.trial]
