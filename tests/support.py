@@ -80,6 +80,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
+def trial_lines(run: Path) -> list[dict[str, Any]]:
+    """The search's trials and the final training (trial 0)."""
+    return lines(run / "trials.jsonl") + lines(run / "training.jsonl")
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 120, what: str = "the condition") -> Any:
     """Polls until it holds.
 

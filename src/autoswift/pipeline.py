@@ -59,10 +59,12 @@ class Pipeline:
             InputError: when the request cannot be carried out.
         """
         task = self.task
-        data = file_sha256(Path(task.data)) if task.data and Path(task.data).is_file() else task.data
-        asked = {"sentence": task.sentence, "data": data, "columns": task.columns, "seed": task.seed}
-        if self.record.step("understand") is None or data is not None:
+        if self.record.step("understand") is None:  # afterwards the run has its own copy, whatever becomes of the file
+            data = file_sha256(Path(task.data)) if task.data and Path(task.data).is_file() else task.data
+            asked = {"sentence": task.sentence, "data": data, "columns": task.columns, "seed": task.seed}
             self._step("understand", asked, lambda: understand_stage(self.context))
+        else:
+            self.context.journal.event("stage", stage="understand", state="reused")
         self._step("hardware", {"machine": os.uname().nodename}, lambda: hardware_stage(self.context))
         inputs = stored_inputs(self.context, *profiles_of(self.record))
         self._step(

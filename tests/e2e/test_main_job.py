@@ -16,7 +16,7 @@ import httpx
 import openai
 import pytest
 
-from support import SENTENCE, SMALL, Cli, lines, processes_of, small_data, tiny_model
+from support import SENTENCE, SMALL, Cli, lines, processes_of, small_data, tiny_model, trial_lines
 
 pytestmark = pytest.mark.e2e
 
@@ -56,7 +56,7 @@ def value(run: Path, step: str) -> Any:
 
 
 def test_trials_are_real_swift_trainings_within_the_budget(run: Path) -> None:
-    ended = [r for r in lines(run / "trials.jsonl") if r["event"] == "ended"]
+    ended = [r for r in trial_lines(run) if r["event"] == "ended"]
     assert [r["trial"] for r in ended] == [1, 2, 0]
     for row in ended:
         outcome = row["outcome"]
@@ -66,10 +66,10 @@ def test_trials_are_real_swift_trainings_within_the_budget(run: Path) -> None:
         assert outcome["metrics"]["latency_seconds"] > 0
         assert outcome["device_seconds"] > 1
         assert outcome["tokens"] > 1000
-    proposed = [r for r in lines(run / "trials.jsonl") if r["event"] == "proposed"]
+    proposed = [r for r in trial_lines(run) if r["event"] == "proposed"]
     rates = {r["trial"]: r["parameters"]["learning_rate"] for r in proposed}
     assert rates[1] != rates[2]
-    losses = [r["metrics"]["loss"] for r in lines(run / "trials.jsonl") if r["event"] == "progress" and r["trial"] == 0]
+    losses = [r["metrics"]["loss"] for r in trial_lines(run) if r["event"] == "progress" and r["trial"] == 0]
     assert losses[-1] < losses[0]
 
 
@@ -159,10 +159,10 @@ def test_the_knowledge_base_has_it_without_the_users_words(run: Path, cli: Cli) 
 
 
 def test_resuming_a_finished_run_does_nothing_again(run: Path, cli: Cli) -> None:
-    before = len(lines(run / "trials.jsonl"))
+    before = len(trial_lines(run))
     done = cli("resume", str(run), "--yes")
     assert done.returncode == 0, done.stderr
-    assert len(lines(run / "trials.jsonl")) == before
+    assert len(trial_lines(run)) == before
     session = max(i for i, e in enumerate(lines(run / "events.jsonl")) if e["kind"] == "session")
     states = {e["stage"]: e["state"] for e in lines(run / "events.jsonl")[session:] if e["kind"] == "stage"}
     assert {s for n, s in states.items() if n != "report"} == {"reused"}

@@ -13,7 +13,18 @@ import httpx
 import psutil
 import pytest
 
-from support import SENTENCE, SMALL, Cli, lines, processes_of, small_data, stage_state, tiny_model, wait_for
+from support import (
+    SENTENCE,
+    SMALL,
+    Cli,
+    lines,
+    processes_of,
+    small_data,
+    stage_state,
+    tiny_model,
+    trial_lines,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -39,13 +50,13 @@ def arguments(out: Path, tmp_path: Path) -> list[str]:
 
 
 def ended(out: Path, *, final: bool = True) -> dict[int, dict[str, Any]]:
-    rows = [r for r in lines(out / "trials.jsonl") if r["event"] == "ended" and r["final"] is final]
+    rows = [r for r in trial_lines(out) if r["event"] == "ended" and r["final"] is final]
     return {r["trial"]: r["outcome"] for r in rows}
 
 
 def reached(out: Path, stage: str) -> bool:
     """The stage is in the middle of its work."""
-    progress = [r for r in lines(out / "trials.jsonl") if r["event"] == "progress"]
+    progress = [r for r in trial_lines(out) if r["event"] == "progress"]
     if stage == "search":  # one trial has finished, the second one trains
         return any(r["trial"] == 2 for r in progress)
     if stage == "train":
@@ -80,7 +91,7 @@ def check_done(out: Path) -> None:
     finished = ended(out)
     assert sorted(finished) == [0, 1, 2, 3]
     assert all(o["status"] == "finished" for o in finished.values())
-    proposed = [r["trial"] for r in lines(out / "trials.jsonl") if r["event"] == "proposed"]
+    proposed = [r["trial"] for r in trial_lines(out) if r["event"] == "proposed"]
     assert sorted(proposed) == [0, 1, 2, 3], "a trial was proposed twice or a further one begun"
     assert httpx.get(state["result"]["address"] + "/models", timeout=10).status_code == 200
     assert left_behind(out) == []
@@ -106,7 +117,7 @@ def test_the_owner_is_killed(stage: str, cli: Cli, out: Path, tmp_path: Path) ->
     check_done(out)
     for number, outcome in finished.items():
         assert ended(out)[number] == outcome
-    started = [(r["trial"], r["attempt"]) for r in lines(out / "trials.jsonl") if r["event"] == "started"]
+    started = [(r["trial"], r["attempt"]) for r in trial_lines(out) if r["event"] == "started"]
     assert len(started) == len(set(started))
     for number in finished:
         assert [t for t, _ in started].count(number) == 1, "a finished trial was run again"

@@ -102,7 +102,7 @@ class Journal(Protocol):
     """Where the truth about trials is kept; each call is on the disk when it returns."""
 
     def trial(self, event: str, number: int, **fields: Any) -> None:
-        """Appends to trials.jsonl."""
+        """Appends to trials.jsonl (number 0, the final training, to training.jsonl)."""
         ...
 
     def event(self, kind: str, **fields: Any) -> None:
@@ -110,7 +110,7 @@ class Journal(Protocol):
         ...
 
     def trials(self) -> Sequence[Mapping[str, Any]]:
-        """Everything in trials.jsonl so far."""
+        """Everything in both so far."""
         ...
 
 

@@ -8,6 +8,10 @@ from typing import Any, Literal
 Status = Literal["finished", "pruned", "failed"]
 
 
+FINAL_TRAINING = 0
+"""The number of the winner's final training, which is no trial of the search: those count from 1."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """What the searcher wants tried: number n, drawn with a seed from (seed, n)."""

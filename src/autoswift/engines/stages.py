@@ -13,7 +13,7 @@ from autoswift.domain.decision import Alternative, Decision
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.protocols import SearchOutcome, TrainEngine
-from autoswift.domain.trial import Outcome, Proposal
+from autoswift.domain.trial import FINAL_TRAINING, Outcome, Proposal
 from autoswift.engines.context import EngineContext, Scorer
 from autoswift.errors import BudgetExhausted, StageFailed
 from autoswift.run.context import RunContext
@@ -24,9 +24,6 @@ from autoswift.search.executors.local import LocalExecutor
 from autoswift.search.history import TrialHistory, rebuild
 from autoswift.search.searcher import Search, best_of
 from autoswift.tables import explain, named, text
-
-FINAL = 0
-"""The number of the final training among the trials."""
 
 ScorerOf = Callable[[str], Scorer]
 
@@ -135,7 +132,7 @@ def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) 
     The trial's checkpoint is kept instead when the final training turns out worse on validation, or fails.
     """
     history = rebuild(context.journal.trials())
-    trials = {n: t.outcome for n, t in history.items() if n != FINAL and t.done and t.outcome is not None}
+    trials = {n: t.outcome for n, t in history.items() if n != FINAL_TRAINING and t.done and t.outcome is not None}
     best = best_of(trials, plan.search.metric)
     if best is None:
         raise StageFailed(*explain("search.none_finished"))
@@ -148,11 +145,11 @@ def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) 
         context.fall_short(text("short.final", context.task.language, trial=best))
         return _result(context, best, trials[best], parameters, promoted=True)
     executor = executor_of(context, plan, device)
-    proposal = Proposal(number=FINAL, parameters=parameters, origin=f"trial {best}")
+    proposal = Proposal(number=FINAL_TRAINING, parameters=parameters, origin=f"trial {best}")
     final = executor.train(proposal, plan.search.final_tokens, engine_of(context, plan, score), plan, context.journal)
-    winner = best_of({FINAL: final, best: trials[best]}, plan.search.metric)
-    if winner == FINAL:
-        return _result(context, FINAL, final, parameters, promoted=False)
+    winner = best_of({FINAL_TRAINING: final, best: trials[best]}, plan.search.metric)
+    if winner == FINAL_TRAINING:
+        return _result(context, FINAL_TRAINING, final, parameters, promoted=False)
     key = "train.final_failed" if final.status == "failed" else "train.final_worse"
     context.note(text(key, context.task.language, trial=best, metric=plan.search.metric), "warn")
     return _result(context, best, trials[best], parameters, promoted=True)

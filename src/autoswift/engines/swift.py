@@ -164,7 +164,10 @@ class _Process:
             # It could not end by itself in time (a step longer than the grace): what is saved still counts.
             self.child.end()
             events += self._read()
-            return [*events, self._end(0) if self._checkpoint else self._failed("hang", "did not stop at its deadline")]
+            return [
+                *events,
+                self._end(0, cut=True) if self._checkpoint else self._failed("hang", "did not stop at its deadline"),
+            ]
         return events
 
     def _read(self) -> list[Event]:
@@ -220,12 +223,13 @@ class _Process:
         self._metrics |= metrics
         return metrics
 
-    def _end(self, code: int) -> Event:
+    def _end(self, code: int, *, cut: bool = False) -> Event:
+        """The last event. `cut`: we ended it at its deadline, so what it had saved is the result."""
         self.ended = True
         # swift ends a NaN training with exit code 0, so the code alone says nothing: the callback must have finished.
         if self._metrics.get("loss", 0.0) is None or self._reason == "nan":
             return self._failed("nan", "the loss or its gradients are not numbers")
-        if (self._finished or self._final) and self._checkpoint and Path(self._checkpoint).is_dir():
+        if (self._finished or self._final or cut) and self._checkpoint and Path(self._checkpoint).is_dir():
             artifact = Artifact(
                 path=os.path.relpath(self._checkpoint, self.context.folder),
                 kind="adapter" if self.plan.training.method != "full" else "checkpoint",

@@ -1,4 +1,8 @@
-"""Append-only truth: events.jsonl (everything that happened) and trials.jsonl (what the sampler is rebuilt from)."""
+"""Append-only truth, as JSON lines.
+
+events.jsonl: everything that happened. trials.jsonl: the search's trials, which the sampler is rebuilt from.
+training.jsonl: the winner's final training, in the same words.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autoswift.domain.trial import FINAL_TRAINING
 from autoswift.run.files import append_line, plain, read_lines
 
 Listener = Callable[[dict[str, Any]], None]
@@ -33,10 +38,10 @@ class RunJournal:
         self._notify(row)
 
     def trial(self, event: str, number: int, **fields: Any) -> None:
-        """Appends to trials.jsonl: {time, event: proposed|started|progress|evaluated|ended, trial, …}."""
+        """Appends {time, event: proposed|started|progress|evaluated|ended, trial, …} to its file."""
         row = {"time": time.time(), "event": event, "trial": number} | plain(fields)
         with self._lock:
-            append_line(self.folder / "trials.jsonl", row)
+            append_line(self.folder / ("training.jsonl" if number == FINAL_TRAINING else "trials.jsonl"), row)
         self._notify({"kind": "trial"} | row)
 
     def progress(self, **fields: Any) -> None:
@@ -48,8 +53,8 @@ class RunJournal:
         return read_lines(self.folder / "events.jsonl")
 
     def trials(self) -> list[dict[str, Any]]:
-        """Everything in trials.jsonl."""
-        return read_lines(self.folder / "trials.jsonl")
+        """Everything in trials.jsonl, and the final training's lines (trial 0) behind it."""
+        return read_lines(self.folder / "trials.jsonl") + read_lines(self.folder / "training.jsonl")
 
     def _notify(self, row: dict[str, Any]) -> None:
         for listener in self._listeners:

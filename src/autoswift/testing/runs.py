@@ -11,7 +11,7 @@ from autoswift.domain.budget import Budget
 from autoswift.domain.decision import Decision
 from autoswift.domain.profile import GIB, Device, HardwareProfile
 from autoswift.domain.task import Language, Task
-from autoswift.domain.trial import Outcome
+from autoswift.domain.trial import FINAL_TRAINING, Outcome
 from autoswift.run import record as records
 from autoswift.run.files import dumps, plain, write_atomic
 from autoswift.run.record import RunRecord
@@ -28,14 +28,14 @@ class _Writer:
 
     def __init__(self, record: RunRecord) -> None:
         self.record, self.now = record, START
-        self.rows: dict[str, list[str]] = {"events.jsonl": [], "trials.jsonl": []}
+        self.rows: dict[str, list[str]] = {"events.jsonl": [], "trials.jsonl": [], "training.jsonl": []}
 
     def event(self, kind: str, **fields: Any) -> None:
         self.rows["events.jsonl"].append(dumps({"time": self.now, "kind": kind} | plain(fields)))
 
     def trial(self, event: str, number: int, **fields: Any) -> None:
         row = {"time": self.now, "event": event, "trial": number} | plain(fields)
-        self.rows["trials.jsonl"].append(dumps(row))
+        self.rows["training.jsonl" if number == FINAL_TRAINING else "trials.jsonl"].append(dumps(row))
 
     def save(self) -> None:
         """Writes both journals at once: a sync for each of some hundred lines would make tests slow."""

@@ -10,7 +10,7 @@ from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.protocols import Event, Journal, SearchOutcome, Session, Symptom, TrainEngine
-from autoswift.domain.trial import Outcome, Proposal, Trial
+from autoswift.domain.trial import FINAL_TRAINING, Outcome, Proposal, Trial
 from autoswift.errors import DiskFull
 from autoswift.recover.diagnose import row
 from autoswift.recover.remedies import remedy
@@ -135,9 +135,9 @@ class _Round:
             return "trials"
         if self.spent >= self.budget.device_seconds_limit:
             return "device_seconds"
-        left = self.executor.clock.left - self.plan.search.reserve_seconds
+        left = self._search_seconds()
         # A trial that could not even start is not begun: half of the mean cost so far, at least 10 s.
-        ended = [t.device_seconds for t in self.history.values() if t.done] or [10.0]
+        ended = [t.device_seconds for n, t in self.history.items() if t.done and n != FINAL_TRAINING] or [10.0]
         if left < max(10.0, sum(ended) / len(ended) / 2) and not (self._first() and left > 0):
             return "hours"
         return ""
@@ -145,20 +145,24 @@ class _Round:
     def _first(self) -> bool:
         return not self.searcher.outcomes and not self.running
 
-    def _deadline(self, number: int) -> float:
-        """Unix seconds at which a trial stops by itself: an equal share of what is left for those to come.
+    def _search_seconds(self) -> float:
+        """What is left for the trials still to come: the reserve and the final training's share are not theirs."""
+        search, stages = self.plan.search, self.plan.estimate.stage_seconds
+        left = self.executor.clock.left - search.reserve_seconds
+        if search.promote:
+            return left
+        waiting = max(1, search.trials - len(self.searcher.outcomes))
+        ours = stages["search"] * waiting / search.trials
+        return left * ours / max(ours + stages["train"], 1e-9)
 
-        The final training, when one is planned, gets its planned share; the reserve is never touched.
-        """
-        clock, search = self.executor.clock, self.plan.search
-        left = clock.left - search.reserve_seconds
-        if number > 0 and not search.promote:
-            stages = self.plan.estimate.stage_seconds
-            left *= stages["search"] / max(stages["search"] + stages["train"], 1e-9)
-        waiting = max(1, search.trials - len(self.searcher.outcomes) - len(self.running)) if number > 0 else 1
+    def _deadline(self, number: int) -> float:
+        """Unix seconds at which a trial stops by itself; the final training may take all but the reserve."""
+        if number == FINAL_TRAINING:
+            return time.time() + max(1.0, self.executor.clock.left - self.plan.search.reserve_seconds)
+        left = self._search_seconds()
+        waiting = max(1, self.plan.search.trials - len(self.searcher.outcomes) - len(self.running))
         # Twice the equal share: lengths vary; the hard bound is what is left altogether.
-        share = left if waiting == 1 else min(left, 2 * left / waiting)
-        return time.time() + max(1.0, share)
+        return time.time() + max(1.0, min(left, 2 * left / waiting))
 
     def _start(self, proposal: Proposal, attempt: int, overrides: dict[str, Any]) -> None:
         trial = Trial(
@@ -206,6 +210,14 @@ class _Round:
                 continue
             if event.kind in ("progress", "evaluated"):
                 self._report(one, event)
+            elif event.kind == "warning" and event.symptom != "nan":  # that one ends the trial and is told then
+                self.journal.event(
+                    "symptom",
+                    trial=event.trial,
+                    attempt=one.trial.attempt,
+                    symptom=event.symptom,
+                    evidence=f"step {event.step}",
+                )
             elif event.kind in ("finished", "failed"):
                 self._end(one, event)
 
