@@ -18,27 +18,30 @@ BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 
 WORDS = {
     "README.md": {
-        "head": "`make demo` on {cpu}, {cores} cores, no GPU, no network, {date} ({minutes} after installation):",
+        "head": "`make demo` on {cpu}, {cores} cores, no GPU, no hub, {date} ({minutes} after installation):",
         "columns": ("", "base", "tuned", "difference (95 % interval)"),
         "chrf": "chrF on {rows} test dialogues (higher is better)",
         "nll": "negative log-likelihood a token (lower is better)",
         "stopped": "answers that end by themselves",
         "trained": "{trials} trials of {trial_tokens:,} tokens, then {final_tokens:,} for the winner; "
         "{device_seconds:.0f} device-seconds.",
-        "load": "Served by llama.cpp as {form}: {one:.0f} tokens/s for one request at a time, TTFT p50 {ttft:.0f} ms; "
+        "load": "Served by llama.cpp as {form}: {one:.0f} tokens/s for one request, TTFT p50 {ttft:.0f} ms; "
         "{many:.0f} tokens/s for {parallel}.",
-        "note": "SmolLM2-135M is an English model of 135 million weights; it learns the shop's style, not good Chinese. "
-        "With a hub in reach the plan takes a larger one that speaks it.",
+        "note": "SmolLM2-135M is an English model of 135 million weights: it learns the shop's style, not good "
+        "Chinese. With a hub in reach the plan takes a larger one that speaks it.",
     },
     "README.zh.md": {
-        "head": "`make demo`，{cpu}，{cores} 核，无 GPU、无网络，{date}（安装之后 {minutes}）：",
+        "head": "`make demo`，{cpu}，{cores} 核，无 GPU、无模型仓库，{date}（安装之后 {minutes}）：",
         "columns": ("", "基座", "微调后", "差值（95% 区间）"),
         "chrf": "{rows} 条测试对话上的 chrF（越高越好）",
         "nll": "每 token 负对数似然（越低越好）",
         "stopped": "自行结束的回答比例",
-        "trained": "{trials} 次试验各 {trial_tokens:,} 个 token，胜出者再训 {final_tokens:,} 个；共 {device_seconds:.0f} 设备秒。",
-        "load": "llama.cpp 以 {form} 部署：单请求 {one:.0f} token/s，TTFT p50 {ttft:.0f} 毫秒；{parallel} 并发 {many:.0f} token/s。",
-        "note": "SmolLM2-135M 是 1.35 亿参数的英文模型：它学会的是店铺的口吻，不是流利的中文。连得上模型仓库时，计划会选更大的中文模型。",
+        "trained": "{trials} 次试验各 {trial_tokens:,} 个 token，胜出者再训 {final_tokens:,} 个；"
+        "共 {device_seconds:.0f} 设备秒。",
+        "load": "llama.cpp 以 {form} 部署：单请求 {one:.0f} token/s，TTFT p50 {ttft:.0f} 毫秒；"
+        "{parallel} 并发 {many:.0f} token/s。",
+        "note": "SmolLM2-135M 是 1.35 亿参数的英文模型：它学会的是店铺的口吻，不是流利的中文。"
+        "连得上模型仓库时，计划会选更大的中文模型。",
     },
 }
 
