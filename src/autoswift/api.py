@@ -91,8 +91,11 @@ def _carry_out(record: RunRecord, confirm: Confirm | None, listener: Listener | 
         journal = record.journal
         task = record.task()
         use_language(task.language)
-        clock = RunClock(task.budget, seconds_spent(journal.events()))
+        past = journal.events()
+        clock = RunClock(task.budget, seconds_spent(past))
         context = RunContext(record=record, journal=journal, task=task, clock=clock)
+        # What an earlier owner had to leave out stays left out: those stages are not done again.
+        context.shortfalls += [str(row["text"]) for row in past if row["kind"] == "note" and row.get("short")]
         if listener is not None:
             journal.listen(listener)
         journal.event("session", pid=os.getpid(), version=__version__)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autoswift.decide.inputs import Measured
 from autoswift.decide.stages import (
     fetch_stage,
     hardware_stage,
@@ -16,7 +15,6 @@ from autoswift.decide.stages import (
     recount_stage,
     remeasured,
     stored_inputs,
-    tokens_of,
 )
 from autoswift.domain.artifact import StepResult
 from autoswift.domain.plan import Plan
@@ -94,7 +92,9 @@ class Pipeline:
     def _confirmed(self, plan: Plan) -> bool:
         begin = time.time()
         answer = self.confirm is None or self.confirm(plan)
-        self.context.clock.exclude(time.time() - begin)
+        waited = time.time() - begin
+        self.context.clock.exclude(waited)
+        self.context.journal.event("waited", seconds=waited)
         return answer
 
     def _search(self, first: Plan) -> Plan:
@@ -112,12 +112,9 @@ class Pipeline:
         plan = self._plan_of("recount")
         score = lambda answers, references: score_answers(plan.search.metric, answers, references)  # noqa: E731
         found = self._step("search", self._after("recount"), lambda: search_stage(context, plan, device, score))
-        if self.record.step("train") is None:
-            tokens_of(context)
-            measured = Measured(tokens_per_second=float(found.value["measured_tokens_per_second"]))
-            plan = remeasured(context, inputs, plan, measured)
-        else:
-            plan = self.record.plans()[-1]
+        newest = self.record.plans()[-1]
+        rate = float(found.value["measured_tokens_per_second"])
+        plan = newest if newest.revision > plan.revision else remeasured(context, plan, rate)
         self._step("train", self._after("search"), lambda: train_stage(context, plan, device, score))
         return plan
 

@@ -152,7 +152,8 @@ def test_the_clock_leaves_out_the_time_between_owners() -> None:
         {"kind": "session", "time": 100.0},
         {"kind": "stage", "time": 130.0},
         {"kind": "session", "time": 1000.0},
-        {"kind": "stage", "time": 1005.0},
+        {"kind": "waited", "time": 1100.0, "seconds": 99.0},
+        {"kind": "stage", "time": 1104.0},
     ]
     assert seconds_spent(events) == 35.0
     clock = RunClock(Budget(hours=1), 35.0)

@@ -13,8 +13,8 @@ from autoswift.catalog.availability import Availability, availability
 from autoswift.catalog.fetch import fetch
 from autoswift.catalog.folder import inspect_folder
 from autoswift.catalog.models import ModelFacts, all_models, find
-from autoswift.catalog.tokens import TokenCounter, TokenStats, default_system
-from autoswift.decide.inputs import Inputs, Measured
+from autoswift.catalog.tokens import TokenCounter, default_system
+from autoswift.decide.inputs import Inputs
 from autoswift.decide.planner import make_plan
 from autoswift.domain.artifact import StepResult
 from autoswift.domain.plan import Plan
@@ -154,13 +154,13 @@ def _spent(context: RunContext, plan: Plan) -> float:
     return round(real, 1) if real > planned + context.task.budget.seconds / 20 else planned
 
 
-def remeasured(context: RunContext, inputs: Inputs, plan: Plan, measured: Measured) -> Plan:
+def remeasured(context: RunContext, plan: Plan, rate: float) -> Plan:
     """A further revision when the measured speed is far from the planned one, else the plan as it is.
 
     Only what is still ahead may change: the final training's tokens. 25 % is the spread between rows and runs
     that the token safety of the rules already covers.
     """
-    rate, planned = measured.tokens_per_second, plan.estimate.tokens_per_second
+    planned = plan.estimate.tokens_per_second
     if rate <= 0 or plan.search.promote or 0.75 <= rate / planned <= 1.25:
         return plan
     left = context.clock.left - plan.search.reserve_seconds
@@ -186,12 +186,6 @@ def remeasured(context: RunContext, inputs: Inputs, plan: Plan, measured: Measur
     )
     _keep(context, new, plan)
     return new
-
-
-def tokens_of(context: RunContext) -> TokenStats:
-    """The token lengths that the recount left."""
-    value = context.record.value("recount")
-    return TypeAdapter(TokenStats).validate_python({"rows": value["tokens"], "answers": value["answer_tokens"]})
 
 
 def _changed(old: Plan, new: Plan) -> list[str]:

@@ -10,9 +10,11 @@ from autoswift.domain.budget import Budget
 
 
 def seconds_spent(events: Iterable[Mapping[str, Any]]) -> float:
-    """Sum over owners of (last event - `session` event), from events.jsonl."""
+    """Sum over owners of (last event - `session` event), less what they `waited` for the user; from events.jsonl."""
     total, begin, last = 0.0, None, 0.0
     for row in events:
+        if row.get("kind") == "waited":
+            total -= float(row["seconds"])
         if row.get("kind") == "session":
             if begin is not None:
                 total += last - begin

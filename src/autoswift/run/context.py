@@ -38,4 +38,4 @@ class RunContext:
         """Notes what the run finishes without."""
         if text not in self.shortfalls:
             self.shortfalls.append(text)
-            self.note(text, "warn")
+            self.journal.event("note", text=text, level="warn", short=True)
