@@ -19,9 +19,8 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
     """Metric, rows and answer length. A short wall-clock makes the samples smaller, never below a bound."""
     rules = table("rules")["evaluation"]
     sizes = dict(rules["gpu" if inputs.task.full or not inputs.on_cpu else "cpu"])
-    # Under a quarter of an hour, generation may take no more than a fifth of it: fewer rows, wider intervals.
     hours = inputs.task.budget.hours
-    shrink = min(1.0, hours / 0.25)
+    shrink = min(1.0, hours / float(rules["short_hours"]))
     least = int(rules["smallest_rows"])
     splits = inputs.data.splits
     metric = METRIC_BY_GOAL[inputs.profile.goal]
@@ -44,13 +43,14 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
             )
         )
         rows[name] = min(rows[name], splits.get(split, 0))
+    cap = min(int(sizes["max_new_tokens"]), max(int(rules["smallest_answer"]), int(sizes["max_new_tokens"] * shrink)))
     need = max(8, math.ceil(length.answer.p95 / 8) * 8)
     answer = int(
         book.add(
             "max_new_tokens",
-            min(int(sizes["max_new_tokens"]), need),
-            book.say("max_new_tokens", p95=f"{length.answer.p95:.0f}", cap=sizes["max_new_tokens"]),
-            reverse_when=book.say("max_new_tokens.reverse"),
+            min(cap, need),
+            book.say("max_new_tokens", p95=f"{length.answer.p95:.0f}", cap=cap),
+            reverse_when=book.say("max_new_tokens.short" if shrink < 1 else "max_new_tokens.reverse"),
             source="measurement" if length.measured else "formula",
         )
     )

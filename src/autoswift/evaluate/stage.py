@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoswift.decide.schedule import SLACK
 from autoswift.domain.artifact import Score, StepResult
 from autoswift.domain.plan import EvaluationSettings, Plan
 from autoswift.engines.stages import last_answer, load_arguments
@@ -90,7 +91,7 @@ def evaluate_stage(context: RunContext, plan: Plan, merged: Path, worker: ModelW
     base_folder = Path(context.record.value("fetch")["path"])
     # What comes after the evaluation needs its share of the reserve; both models get half of the rest.
     stages = plan.estimate.stage_seconds
-    later = 1.15 * sum(stages.get(n, 0.0) for n in ("export", "deploy", "loadtest", "report"))
+    later = SLACK * sum(stages.get(n, 0.0) for n in ("export", "deploy", "loadtest", "report"))
     left = max(0.0, context.clock.left - later)
     answers: dict[str, Answers] = {}
     for name, folder, end in (

@@ -123,7 +123,8 @@ def start_seconds(shape: ModelShape, device: Device) -> float:
 def stage_seconds(stage: Stage, shape: ModelShape, device: Device) -> float:
     """Seconds of a stage that neither trains nor generates.
 
-    Measured with SmolLM2-135M on two cores: merge 13 s, conversion 8 s, server up in 0.5 s, load test 17 s.
+    Measured with SmolLM2-135M on two cores: merge 13 s, conversion 10 to 12 s with its
+    check, server up in 0.5 s, load test 17 s.
     The size enters at the rate at which a disk is read and written again.
     """
     size = shape.parameters * BYTES_ON_DISK
@@ -133,7 +134,7 @@ def stage_seconds(stage: Stage, shape: ModelShape, device: Device) -> float:
     if stage == "merge":
         return 13.0 + 2 * copy
     if stage == "convert":
-        return 8.0 + 2 * copy
+        return 11.0 + 2 * copy
     if stage == "serve":
         return 2.0 + copy + (0.0 if device.kind == "cpu" else IMPORT_SECONDS)  # GPU servers import torch first
     return 17.0  # starting the load generator, and its own warm-up

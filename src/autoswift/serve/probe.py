@@ -50,7 +50,7 @@ def next_logprobs(address: str, ids: Sequence[int], top: int = 5) -> dict[int, f
     Raises:
         StageFailed, ChildFailed, InputError: as `client.request`.
     """
-    body = {"prompt": list(ids), "n_predict": 1, "n_probs": top, "temperature": 0.0, "cache_prompt": False}
+    body = {"prompt": list(ids), "n_predict": 1, "n_probs": top, "temperature": 0.0, "cache_prompt": True}
     first = request(address, "/completion", body).get("completion_probabilities") or []
     return {int(one["id"]): float(one["logprob"]) for one in first[0]["top_logprobs"]} if first else None
 

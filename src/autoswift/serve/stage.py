@@ -119,19 +119,19 @@ def _agree(context: RunContext, plan: Plan, worker: ModelWorker, address: str, r
 def _gap(worker: ModelWorker, address: str, pairs: list[tuple[list[int], str]]) -> tuple[float, int]:
     """Largest difference of the trainer's best token's log-probability, and at how many places it was compared.
 
-    Places: after the prompt, and after each of the reference answer's first tokens (the same ids for both sides).
+    Places: after the prompt, and after each of the reference answer's first tokens (the same ids for both sides). The
+    trainer's side reads each prompt once, the server's keeps what two places have in common.
     """
-    places = []
+    gap, compared = 0.0, 0
     for ids, reference in pairs:
         answer = token_ids(address, reference)[: PLACES - 1]
-        places += [ids + answer[:n] for n in range(len(answer) + 1)]
-    theirs = [next_logprobs(address, ids, top=20) for ids in places]
-    usable = [(ids, found) for ids, found in zip(places, theirs, strict=True) if found is not None]
-    ours = worker.ask("next_token", ids=[ids for ids, _ in usable], top=1)["rows"] if usable else []
-    gap = 0.0
-    for (_, found), mine in zip(usable, ours, strict=True):
-        gap = max(gap, abs(float(mine["logprobs"][0]) - found.get(int(mine["ids"][0]), float("-inf"))))
-    return gap, len(usable)
+        theirs = [next_logprobs(address, ids + answer[:n], top=20) for n in range(len(answer) + 1)]
+        ours = worker.ask("next_token", ids=[ids + answer], places=len(answer) + 1, top=1)["rows"]
+        for found, mine in zip(theirs, ours, strict=True):
+            if found is not None:
+                compared += 1
+                gap = max(gap, abs(float(mine["logprobs"][0]) - found.get(int(mine["ids"][0]), float("-inf"))))
+    return gap, compared
 
 
 def loadtest_stage(context: RunContext, plan: Plan) -> StepResult:

@@ -264,13 +264,19 @@ def _score(ids: list[int], answer: list[bool], logits: Any) -> Score:
     return Score(float(losses.double().sum()), len(places))
 
 
-def next_token(model: Any, template: Any, prompts: list[list[int]], top: int) -> list[Row]:
-    """The most likely next tokens of each prompt with their log-probabilities, one prompt at a time."""
+def next_token(model: Any, template: Any, prompts: list[list[int]], top: int, places: int = 1) -> list[Row]:
+    """The most likely next tokens at the last `places` of each prompt, one prompt at a time.
+
+    Returns:
+        A row for each place, in order: tokens, their ids and log-probabilities, the likeliest first.
+    """
     found = []
     with inference(model, template):
         for prompt in prompts:
-            logits = forward_logits(model, [prompt], template.tokenizer.pad_token_id, 1)
-            values, ids = torch.log_softmax(logits[0, -1].float(), -1).topk(top)
-            tokens = [template.tokenizer.decode([token]) for token in ids.tolist()]
-            found.append({"ids": ids.tolist(), "tokens": tokens, "logprobs": values.tolist()})
+            keep = min(places, len(prompt))
+            logits = forward_logits(model, [prompt], template.tokenizer.pad_token_id, keep)
+            for place in torch.log_softmax(logits[0].float(), -1):
+                values, ids = place.topk(top)
+                tokens = [template.tokenizer.decode([token]) for token in ids.tolist()]
+                found.append({"ids": ids.tolist(), "tokens": tokens, "logprobs": values.tolist()})
     return found

@@ -199,10 +199,11 @@ class Worker:
         return {"rows": [{"nll_sum": row.nll_sum, "tokens": row.tokens} for row in scores]}
 
     def next_token(self, request: Request) -> Result:
-        """The likeliest first tokens of each answer, or what follows raw token ids (`ids` for `rows`)."""
+        """The likeliest first tokens of each answer, or what follows the last `places` of raw `ids`."""
         answering, model, template = self._loaded()
         prompts = request.get("ids") or answering.prompt_ids(model, template, request["rows"])
-        return {"rows": answering.next_token(model, template, prompts, int(request.get("top", 5)))}
+        places = int(request.get("places", 1))
+        return {"rows": answering.next_token(model, template, prompts, int(request.get("top", 5)), places)}
 
     def encode(self, request: Request) -> Result:
         """Token ids of the prompts by swift's template, and by the folder's chat template."""
