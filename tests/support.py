@@ -28,15 +28,19 @@ SMALL = [
 
 
 def tiny_model() -> Path:
-    """A llama of 3 million weights, trained for a few seconds on the example; kept between sessions."""
-    made_of = sha256(TINY.read_bytes() + EXAMPLE.read_bytes()).hexdigest()[:12]
+    """A llama of 3 million weights, trained a little on the example; kept between sessions.
+
+    By steps, not by seconds: a busy machine would make a weaker model, on which other tests would then fail.
+    """
+    training = ("--steps", "120", "--seconds", "0")
+    made_of = sha256(TINY.read_bytes() + EXAMPLE.read_bytes() + " ".join(training).encode()).hexdigest()[:12]
     folder = ROOT / ".cache" / "tests" / f"tiny-{made_of}"
     if not (folder / "config.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         text = folder.with_suffix(".jsonl")
         rows = json.loads(EXAMPLE.read_text(encoding="utf-8"))[:200]
         text.write_text("".join(json.dumps({"messages": r["messages"]}) + "\n" for r in rows), encoding="utf-8")
-        argv = [sys.executable, "-P", str(TINY), str(folder), "--text", str(text), "--seconds", "10"]
+        argv = [sys.executable, "-P", str(TINY), str(folder), "--text", str(text), *training]
         subprocess.run(argv, check=True, capture_output=True, timeout=280, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     return folder
 
