@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,21 +155,30 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def plan(sentence: str | Task, data: str | None = None, *, hardware: Path | None = None, **options: Any) -> Plan:
+def plan(
+    sentence: str | Task,
+    data: str | None = None,
+    *,
+    hardware: Path | None = None,
+    assume: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Plan:
     """The plan for a task, without training anything or keeping a run.
 
     Args:
         sentence: what the model is to do; or a whole Task.
         data: the data file.
         hardware: a recorded probe of another machine.
+        assume: facts to suppose otherwise, by their place among the plan's inputs ("task.budget.hours"): what a
+            decision's `reverse_when` names can be tried so.
         options: further fields of `AutoSwift`.
 
     Raises:
         AutoSwiftError: when there is no plan.
     """
     from autoswift.catalog.availability import availability
-    from autoswift.decide.planner import make_plan
-    from autoswift.decide.stages import check_plug_ins, inputs_for
+    from autoswift.decide.facts import suppose
+    from autoswift.decide.stages import check_plug_ins, explained_plan, inputs_for
     from autoswift.hardware.probe import from_json, probe
     from autoswift.run.places import home
     from autoswift.understand.stage import profiles
@@ -180,7 +189,10 @@ def plan(sentence: str | Task, data: str | None = None, *, hardware: Path | None
     profile, found, _ = profiles(task.sentence, task.data, dict(task.columns), task.seed, task.language)
     machine = from_json(hardware) if hardware else probe(_existing(home()))
     cause = text("plan.cause.first", task.language)
-    made = make_plan(inputs_for(task, profile, found, machine, availability()), cause=cause)
+    inputs = inputs_for(task, profile, found, machine, availability())
+    for fact, value in (assume or {}).items():
+        inputs = suppose(inputs, fact, value)
+    made = explained_plan(inputs, cause=cause)
     check_plug_ins(made)
     return made
 

@@ -122,6 +122,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
     seed: Seed = 0,
     full: Full = False,
     fixed: Fixed = None,
+    assume: Annotated[list[str] | None, typer.Option("--assume", metavar="FACT=VALUE", help="cli.opt.assume")] = None,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -137,7 +138,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     from autoswift import api
     from autoswift.cli.output import console, print_json
 
-    made = api.plan(task, hardware=existing(hardware) if hardware else None)
+    facts = {name: typed(value) for name, value in pairs(assume or [], "--assume").items()}
+    made = api.plan(task, hardware=existing(hardware) if hardware else None, assume=facts)
     if as_json:
         print_json(made)
         return

@@ -56,12 +56,12 @@ def _reason(decision: Decision, *, verbose: bool) -> Text:
     if not verbose:
         return reason
     for fact in decision.evidence:
-        reason.append_text(foreign(f"\n· {fact}", "dim"))
+        reason.append_text(foreign(f"\n· {fact.text}", "dim"))
     for other in decision.alternatives:
         line = say("plan.not", value=words.value(other.value, current.language), why=other.why_not)
         reason.append_text(foreign(f"\n{line}", "dim"))
     if decision.reverse_when:
-        reason.append_text(foreign("\n" + say("plan.reverse", when=decision.reverse_when), "dim"))
+        reason.append_text(foreign("\n" + say("plan.reverse", when=decision.reverse_when.text), "dim"))
     return reason
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoswift.domain.decision import Alternative, Decision, Source
+from autoswift.domain.decision import Alternative, Decision, Evidence, Source
 from autoswift.errors import InputError
 from autoswift.tables import explain, text
 
@@ -26,14 +26,19 @@ class Book:
         """A text of the catalogue, `decide.` put before the key."""
         return text(f"decide.{key}", self.language, **values)
 
+    def fact(self, name: str, value: Any, words: str) -> Evidence:
+        """One fact that a reason rests on: its name, its value, and both in words."""
+        return Evidence(text=words, fact=name, value=value)
+
     def add(  # noqa: PLR0913 - a decision's fields
         self,
         name: str,
         value: Any,
         because: str,
         *,
-        evidence: Sequence[str] = (),
+        evidence: Sequence[str | Evidence] = (),
         alternatives: Sequence[tuple[Any, str]] = (),
+        levers: Sequence[str] = (),
         reverse_when: str = "",
         source: Source = "rule",
         instead: str = "",
@@ -41,6 +46,7 @@ class Book:
         """Writes a decision and returns the value in force: the user's where they fixed it.
 
         Args:
+            levers: facts that may turn it around (`decide.facts.LEVERS`), the likeliest first.
             instead: how the user changes this one, when not by `--set`.
 
         Raises:
@@ -54,15 +60,15 @@ class Book:
             if wanted != value:
                 others = (Alternative(value=value, why_not=self.say("user_overrules", because=because)), *others)
             value, source, because = wanted, "user", self.say("user_fixed")
-            reverse_when = self.say("user_reverse")
+            levers = ()
         self.decisions.append(
             Decision(
                 name=name,
                 value=value,
                 because=because,
-                evidence=tuple(evidence),
+                evidence=tuple(e if isinstance(e, Evidence) else Evidence(text=e) for e in evidence),
                 alternatives=others,
-                reverse_when=reverse_when,
+                levers=tuple(levers),
                 source=source,
             )
         )

@@ -28,7 +28,7 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
         "metric",
         metric,
         book.say(f"metric.{metric}", goal=inputs.profile.goal),
-        reverse_when=book.say("metric.reverse"),
+        levers=("profile.goal",),
         instead=book.say("instead.metric"),
     )
     rows = {}
@@ -39,7 +39,7 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
                 name,
                 min(wanted, splits.get(split, 0)),
                 book.say(f"{name}", have=splits.get(split, 0)),
-                reverse_when=book.say("rows.reverse"),
+                levers=(f"data.splits.{split}", "task.budget.hours", "task.full"),
             )
         )
         rows[name] = min(rows[name], splits.get(split, 0))
@@ -50,7 +50,7 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
             "max_new_tokens",
             min(cap, need),
             book.say("max_new_tokens", p95=f"{length.answer.p95:.0f}", cap=cap),
-            reverse_when=book.say("max_new_tokens.short" if shrink < 1 else "max_new_tokens.reverse"),
+            levers=("tokens.answers.p95", "data.answer_characters.p95", "task.budget.hours", "task.full"),
             source="measurement" if length.measured else "formula",
         )
     )
@@ -76,7 +76,7 @@ def serving_settings(
             engine,
             book.say(f"serve.{engine}"),
             alternatives=[("transformers", book.say("serve.not_transformers")), ("vllm", book.say("serve.not_vllm"))],
-            reverse_when=book.say("serve.reverse"),
+            levers=("task.target",),
         )
     )
     form = "q8_0" if engine == "llamacpp" else "merged"
@@ -86,7 +86,7 @@ def serving_settings(
             form,
             book.say(f"format.{form}"),
             alternatives=[("f16", book.say("format.not_f16"))] if form == "q8_0" else (),
-            reverse_when=book.say("format.reverse"),
+            levers=("task.target",),
         )
     )
     allowed = ("q8_0", "f16") if engine == "llamacpp" else ("merged",)
@@ -99,7 +99,7 @@ def serving_settings(
             "load_test",
             ", ".join(str(n) for n in load["parallel"]),
             book.say("load_test" if load_test else "load_test.if_time"),
-            reverse_when=book.say("load_test.reverse"),
+            levers=("task.budget.hours",),
             instead=book.say("instead.load_test"),
         )
     need = max_length + max_new_tokens + int(rules["serving"]["context_margin"])

@@ -33,7 +33,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         inputs.profile.goal,
         book.say("goal", evidence=inputs.profile.evidence.get("goal", "") or book.say("goal.default")),
         evidence=list(inputs.profile.assumptions),
-        reverse_when=book.say("goal.reverse"),
+        levers=("profile.goal",),
         instead=book.say("instead.goal"),
     )
     chosen = choose_model(inputs, book)
@@ -78,9 +78,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
             epochs=times.epochs,
             reserve_seconds=round(times.reserve_seconds, 1),
             metric=evaluation.metric,
-            executor=str(
-                book.add("executor", "local", book.say("executor"), reverse_when=book.say("executor.reverse"))
-            ),
+            executor=str(book.add("executor", "local", book.say("executor"))),
         ),
         evaluation=evaluation,
         serving=serving,

@@ -188,16 +188,19 @@ def schedule(
         "trial_tokens",
         int(trial_tokens),
         book.say("trial_tokens.promote" if promote else "trial_tokens.part", trials=trials, full=full),
-        evidence=[book.say("rate", rate=f"{rate:.0f}"), book.say("row_tokens", tokens=f"{row:.0f}", rows=rows)],
-        reverse_when=book.say("trial_tokens.reverse"),
+        evidence=[
+            book.fact("tokens_per_second", round(rate, 1), book.say("rate", rate=f"{rate:.0f}")),
+            book.fact("row_tokens", round(row, 1), book.say("row_tokens", tokens=f"{row:.0f}", rows=rows)),
+        ],
+        levers=("task.budget.hours", "task.full", "data.splits.train"),
         source="formula",
     )
     final_tokens = book.add(
         "final_tokens",
         int(final_tokens),
         book.say("final_tokens.promote" if promote else "final_tokens.part"),
-        evidence=[book.say("full_tokens", full=full, epochs=f"{epochs:g}")],
-        reverse_when=book.say("trial_tokens.reverse"),
+        evidence=[book.fact("full_tokens", full, book.say("full_tokens", full=full, epochs=f"{epochs:g}"))],
+        levers=("task.budget.hours", "task.full", "data.splits.train"),
         source="formula",
     )
     promote = trial_tokens >= final_tokens  # the user may have fixed either
@@ -244,7 +247,7 @@ def _epochs(inputs: Inputs, rows: int, book: Book) -> float:
             "epochs",
             default,
             book.say("epochs", rows=rows),
-            reverse_when=book.say("epochs.reverse"),
+            levers=("data.splits.train",),
         )
     )
 
@@ -253,11 +256,16 @@ def _say_trials(inputs: Inputs, trials: int, costs: _Costs, book: Book) -> int:
     asked = inputs.task.budget.trials
     because = book.say("trials.asked", asked=asked) if trials == asked else book.say("trials.fewer", asked=asked)
     evidence = [
-        book.say("trials.cost", seconds=f"{costs.trial:.0f}"),
-        book.say("reserve", seconds=f"{costs.reserve:.0f}"),
+        book.fact("trial_seconds", round(costs.trial, 1), book.say("trials.cost", seconds=f"{costs.trial:.0f}")),
+        book.fact("reserve_seconds", round(costs.reserve, 1), book.say("reserve", seconds=f"{costs.reserve:.0f}")),
     ]
     chosen: Any = book.add(
-        "trials", trials, because, evidence=evidence, reverse_when=book.say("trials.reverse"), source="formula"
+        "trials",
+        trials,
+        because,
+        evidence=evidence,
+        levers=("task.budget.trials", "task.budget.hours"),
+        source="formula",
     )
     return int(min(chosen, asked))
 
@@ -270,7 +278,7 @@ def _say_cap(capped: bool, total: int, affordable: int, book: Book) -> int:
             total,
             book.say(key, cap=table("rules")["tokens"]["cpu_cap"]),
             alternatives=[(affordable, book.say("token_budget.more"))] if total < affordable else (),
-            reverse_when=book.say("token_budget.reverse"),
+            levers=("task.budget.hours", "task.full", "data.splits.train"),
             source="formula",
         )
     )

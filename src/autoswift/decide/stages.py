@@ -14,6 +14,7 @@ from autoswift.catalog.fetch import fetch
 from autoswift.catalog.folder import inspect_folder
 from autoswift.catalog.models import ModelFacts, all_models, find
 from autoswift.catalog.tokens import TokenCounter, default_system
+from autoswift.decide.counterfactual import explained
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.planner import make_plan
 from autoswift.domain.artifact import StepResult
@@ -79,13 +80,26 @@ def stored_inputs(context: RunContext, profile: TaskProfile, data: DataProfile) 
     return inputs_for(context.task, profile, data, hardware, here)
 
 
+def explained_plan(inputs: Inputs, **revision: Any) -> Plan:
+    """The plan of the inputs, each decision with what would turn it around.
+
+    Args:
+        revision: as `make_plan` takes it.
+    """
+
+    def planner(supposed: Inputs) -> Plan:
+        return make_plan(supposed, **revision)
+
+    return explained(planner(inputs), inputs, planner)
+
+
 def plan_stage(context: RunContext, inputs: Inputs) -> StepResult:
     """Revision 1.
 
     Raises:
         DiskFull: when the run would not fit where it writes.
     """
-    plan = make_plan(inputs, cause=text("plan.cause.first", context.task.language))
+    plan = explained_plan(inputs, cause=text("plan.cause.first", context.task.language))
     check_plug_ins(plan)
     _check_disk(plan, inputs.hardware)
     _keep(context, plan, None)
@@ -122,7 +136,7 @@ def recount_stage(context: RunContext, inputs: Inputs, plan: Plan, model: Path) 
     stats = counter.stats([row["messages"] for row in rows])
     counted = replace(inputs, tokens=stats, seconds_spent=_spent(context, plan))
     cause = text("plan.cause.recount", context.task.language, model=plan.model.id)
-    new = make_plan(counted, revision=plan.revision + 1, cause=cause, model=plan.model)
+    new = explained_plan(counted, revision=plan.revision + 1, cause=cause, model=plan.model)
     changed = _changed(plan, new)
     _keep(context, new, plan)
     kept = [row for row in rows if counter.count(row["messages"]) <= new.training.max_length]
@@ -174,6 +188,8 @@ def remeasured(context: RunContext, plan: Plan, rate: float) -> Plan:
         value=tokens,
         because=text("plan.measured", language, rate=f"{rate:.0f}", planned=f"{planned:.0f}"),
         source="measurement",
+        levers=(),
+        reverse_when=None,
     )
     decisions = tuple(decision if d.name == "final_tokens" else d for d in plan.decisions)
     new = replace(

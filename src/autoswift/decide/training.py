@@ -29,8 +29,14 @@ def max_length(model: ModelChoice, length: Lengths, book: Book) -> int:
             "max_length",
             min(need, limit),
             book.say(key, longest=f"{length.row.max:.0f}", p95=f"{length.row.p95:.0f}"),
-            evidence=[book.say("measured_tokens" if length.measured else "estimated_tokens")],
-            reverse_when=book.say("max_length.reverse"),
+            evidence=[
+                book.fact(
+                    "longest_row_tokens",
+                    round(length.row.max, 1),
+                    book.say("measured_tokens" if length.measured else "estimated_tokens"),
+                )
+            ],
+            levers=("tokens.rows.max", "data.characters.max"),
             source="measurement" if length.measured else "formula",
         )
     )
@@ -52,8 +58,8 @@ def method_and_memory(
             "precision",
             precision,
             book.say(f"precision.{precision}"),
-            evidence=[device.name],
-            reverse_when=book.say("precision.reverse"),
+            evidence=[book.fact("device", device.name, device.name)],
+            levers=("hardware.devices.0.bf16", "hardware.devices.0.kind"),
         )
     )
     room = int(device.free_bytes * float(table("rules")["memory"]["share"]))
@@ -75,7 +81,7 @@ def method_and_memory(
             str(method),
             book.say(f"method.{method}", need=f"{estimate.high / 2**30:.1f}", room=f"{room / 2**30:.1f}"),
             alternatives=refused,
-            reverse_when=book.say("method.reverse"),
+            levers=("hardware.devices.0.free_bytes",),
             source="formula",
         )
         return chosen, precision, micro, checkpointing, estimate
@@ -142,7 +148,7 @@ def training_settings(
             plan.batch,
             book.say("batch", updates=f"{plan.trial_tokens / length.row.mean / plan.batch:.0f}"),
             alternatives=[(plan.batch * 2, book.say("batch.larger")), (1, book.say("batch.one"))],
-            reverse_when=book.say("batch.reverse"),
+            levers=("data.splits.train", "task.budget.hours"),
             source="formula",
         )
     )
@@ -154,23 +160,21 @@ def training_settings(
             "learning_rate",
             prior_rate(model, method, updates),
             book.say("learning_rate", hidden=shape_of(model).hidden),
-            evidence=["Schulman et al., LoRA Without Regret, 2025"],
-            reverse_when=book.say("learning_rate.reverse"),
+            evidence=[
+                book.fact("hidden", shape_of(model).hidden, "Schulman et al., LoRA Without Regret, 2025"),
+            ],
+            levers=("data.splits.train", "task.budget.hours"),
             source="formula",
         )
     )
-    rank = int(
-        book.add(
-            "lora_rank", int(rules["lora"]["rank"]), book.say("lora_rank"), reverse_when=book.say("lora_rank.reverse")
-        )
-    )
+    rank = int(book.add("lora_rank", int(rules["lora"]["rank"]), book.say("lora_rank")))
     micro_fit = _divisor(batch, micro)
     micro_fit = int(
         book.add(
             "per_device_train_batch_size",
             micro_fit,
             book.say("micro_batch", accumulation=batch // micro_fit),
-            reverse_when=book.say("micro_batch.reverse"),
+            levers=("hardware.devices.0.free_bytes", "data.splits.train"),
             source="formula",
         )
     )
@@ -181,7 +185,7 @@ def training_settings(
             "gradient_checkpointing",
             checkpointing,
             book.say("checkpointing.on" if checkpointing else "checkpointing.off"),
-            reverse_when=book.say("checkpointing.reverse"),
+            levers=("hardware.devices.0.free_bytes", "tokens.rows.max", "data.characters.max"),
             source="formula",
         )
     )
@@ -195,7 +199,6 @@ def training_settings(
                 "lr_scheduler_type",
                 one["lr_scheduler_type"],
                 book.say("scheduler"),
-                reverse_when=book.say("scheduler.reverse"),
             )
         ),
         warmup_ratio=float(book.add("warmup_ratio", float(one["warmup_ratio"]), book.say("warmup"))),
@@ -211,9 +214,7 @@ def training_settings(
         gradient_checkpointing=checkpointing,
         optimizer="adamw_torch",
         threads=inputs.hardware.cpu_cores if inputs.on_cpu else 0,
-        engine=str(
-            book.add("train_engine", "swift", book.say("train_engine"), reverse_when=book.say("train_engine.reverse"))
-        ),
+        engine=str(book.add("train_engine", "swift", book.say("train_engine"))),
     )
     return settings, _space(inputs, rate, batch, rank, method, book)
 
@@ -240,7 +241,7 @@ def _space(inputs: Inputs, rate: float, batch: int, rank: int, method: Method, b
         ", ".join(space) or "-",
         book.say("space"),
         alternatives=[("lora_rank", book.say("space.not_rank"))] if "lora_rank" not in space else (),
-        reverse_when=book.say("space.reverse"),
+        levers=("task.budget.trials",),
         instead=book.say("instead.search_space"),
     )
     return space

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoswift.domain.artifact import Artifact, StepResult
-from autoswift.domain.decision import Alternative, Decision
+from autoswift.domain.decision import Alternative, Decision, Evidence
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.protocols import SearchOutcome, TrainEngine
@@ -170,9 +170,8 @@ def _tell_winner(context: RunContext, plan: Plan, best: int, trials: dict[int, O
         name="winner",
         value=best,
         because=text("train.winner", language, trial=best, metric=metric),
-        evidence=(words(best),),
+        evidence=(Evidence(text=words(best), fact=metric, value=trials[best].metrics.get(metric)),),
         alternatives=others,
-        reverse_when=text("train.winner_reverse", language),
         source="measurement",
     )
     context.journal.event("decision", decision=decision)

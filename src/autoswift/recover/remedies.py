@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autoswift.domain.decision import Decision
+from autoswift.domain.decision import Decision, Evidence
 from autoswift.domain.protocols import Remedy, Symptom
 from autoswift.recover.diagnose import row
 from autoswift.tables import text
@@ -71,8 +71,7 @@ def remedy(symptom: Symptom, settings: Mapping[str, Any], attempt: int, language
             because=text(
                 f"recover.because.{name}", language, symptom=text(f"recover.symptom.{symptom.name}", language)
             ),
-            evidence=(symptom.evidence, shown),
-            reverse_when=text("recover.reverse", language),
+            evidence=(Evidence(text=symptom.evidence, fact="symptom", value=symptom.name), Evidence(text=shown)),
             source="measurement",
         )
         return Remedy(symptom=symptom, changes=changes, decision=decision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoswift.domain.decision import Alternative, Decision
+from autoswift.domain.decision import Alternative, Condition, Decision, Evidence
 from autoswift.domain.plan import (
     Estimate,
     EvaluationSettings,
@@ -77,8 +77,14 @@ def _decisions(zh: bool, max_length: int) -> tuple[Decision, ...]:
             "SmolLM2-135M-Instruct",
             ("The only model that can be had now; no hub answers.", "目前唯一能取得的模型：两个模型库都连不上。"),
             ("Qwen2.5-0.5B-Instruct", "not reachable", "连不上模型库"),
-            evidence=("huggingface: no answer", "packaged: yes"),
-            reverse_when="联网后会改选 Qwen2.5-0.5B-Instruct" if zh else "a hub answers: then Qwen2.5-0.5B-Instruct",
+            evidence=(Evidence(text="huggingface: no answer"), Evidence(text="packaged: yes")),
+            reverse_when=Condition(
+                fact="availability.huggingface",
+                op="==",
+                value=True,
+                becomes="qwen2.5-0.5b-instruct",
+                text="联网后会改选 Qwen2.5-0.5B-Instruct" if zh else "a hub answers: then Qwen2.5-0.5B-Instruct",
+            ),
             source="measurement",
         ),
         one(
@@ -87,8 +93,14 @@ def _decisions(zh: bool, max_length: int) -> tuple[Decision, ...]:
             ("Full fine-tuning would need 2.6 GiB more than is free.", "全量微调会多占 2.6 GiB，超出空闲内存。"),
             ("full", "peak 7.9 GiB of 6 GiB", "峰值 7.9 GiB，只有 6 GiB"),
             ("qlora", "4-bit is slower on a CPU", "CPU 上 4 比特更慢"),
-            evidence=("peak 1.9 GiB",),
-            reverse_when="memory_free > 8 GiB",
+            evidence=(Evidence(text="peak 1.9 GiB"),),
+            reverse_when=Condition(
+                fact="hardware.devices.0.free_bytes",
+                op=">=",
+                value=8 * 2**30,
+                becomes="full",
+                text="memory_free > 8 GiB",
+            ),
             source="formula",
         ),
         one(
@@ -101,7 +113,7 @@ def _decisions(zh: bool, max_length: int) -> tuple[Decision, ...]:
             "learning_rate",
             2e-4,
             ("Usual for LoRA at this size.", "这一规模的 LoRA 通常如此。"),
-            evidence=("[1e-5, 1e-3]",),
+            evidence=(Evidence(text="[1e-5, 1e-3]"),),
         ),
         one("lora_rank", 8, ("You fixed it.", "你指定的。"), source="user"),
         one(
