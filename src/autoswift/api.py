@@ -28,6 +28,7 @@ from autoswift.run.places import train_python
 from autoswift.run.process import reap
 from autoswift.run.record import RunRecord
 from autoswift.tables import explain, text, use_language
+from autoswift.understand.sourced import Choose, is_dataset_name
 
 
 def checked(task: Task) -> Task:
@@ -43,16 +44,25 @@ def checked(task: Task) -> Task:
         raise InputError(*explain("api.hours", hours=budget.hours))
     if task.target not in ("auto", "local", "none"):
         raise InputError(*explain("api.target", target=task.target))
-    if task.data is None:
-        return task
-    path = Path(task.data).expanduser().resolve()
-    if not path.exists():
-        raise InputError(*explain("api.no_data", path=path))
-    return replace(task, data=str(path))
+    paths: dict[str, Any] = {}
+    for name in ("data", "test", "validation"):
+        given = getattr(task, name)
+        if given is None or (name == "data" and not Path(given).expanduser().exists() and is_dataset_name(given)):
+            continue
+        path = Path(given).expanduser().resolve()
+        if not path.exists():
+            raise InputError(*explain("api.no_data", path=path))
+        paths[name] = str(path)
+    return replace(task, **paths)
 
 
 def start(
-    task: Task, *, out: Path | None = None, confirm: Confirm | None = None, listener: Listener | None = None
+    task: Task,
+    *,
+    out: Path | None = None,
+    confirm: Confirm | None = None,
+    choose: Choose | None = None,
+    listener: Listener | None = None,
 ) -> RunRecord:
     """Makes a run and carries it out to its end.
 
@@ -67,14 +77,20 @@ def start(
     existed = out is not None and out.expanduser().exists()
     record = records.create(task, out)
     try:
-        return _carry_out(record, confirm, listener)
+        return _carry_out(record, (confirm, choose), listener)
     except (InputError, Vetoed):
         if record.step("fetch") is None:
             records.discard(record.folder, keep_folder=existed)
         raise
 
 
-def resume(record: RunRecord, *, confirm: Confirm | None = None, listener: Listener | None = None) -> RunRecord:
+def resume(
+    record: RunRecord,
+    *,
+    confirm: Confirm | None = None,
+    choose: Choose | None = None,
+    listener: Listener | None = None,
+) -> RunRecord:
     """Does what is missing of a run.
 
     Raises:
@@ -83,10 +99,10 @@ def resume(record: RunRecord, *, confirm: Confirm | None = None, listener: Liste
     """
     use_language(record.task().language)
     train_python()
-    return _carry_out(record, confirm, listener)
+    return _carry_out(record, (confirm, choose), listener)
 
 
-def _carry_out(record: RunRecord, confirm: Confirm | None, listener: Listener | None) -> RunRecord:
+def _carry_out(record: RunRecord, ask: tuple[Confirm | None, Choose | None], listener: Listener | None) -> RunRecord:
     with owned(record.folder):
         journal = record.journal
         task = record.task()
@@ -104,7 +120,7 @@ def _carry_out(record: RunRecord, confirm: Confirm | None, listener: Listener | 
         record.update(state="running", error=None)
         try:
             with _signals_interrupt(), disk_errors_explained(str(record.folder)):
-                result = Pipeline(context, confirm).run()
+                result = Pipeline(context, *ask).run()
         except KeyboardInterrupt:
             _end(record, context, "interrupted")
             raise
@@ -177,6 +193,7 @@ def plan(
         AutoSwiftError: when there is no plan.
     """
     from autoswift.catalog.availability import availability
+    from autoswift.catalog.datasets import DatasetHubs
     from autoswift.decide.facts import suppose
     from autoswift.decide.stages import check_plug_ins, explained_plan, inputs_for
     from autoswift.hardware.probe import from_json, probe
@@ -186,7 +203,7 @@ def plan(
     task = sentence if isinstance(sentence, Task) else AutoSwift(**options).task(sentence, data)
     use_language(task.language)
     task = checked(task)
-    profile, found, _ = profiles(task.sentence, task.data, dict(task.columns), task.seed, task.language)
+    profile, found, _ = profiles(task, DatasetHubs())
     machine = from_json(hardware) if hardware else probe(_existing(home()))
     cause = text("plan.cause.first", task.language)
     inputs = inputs_for(task, profile, found, machine, availability())

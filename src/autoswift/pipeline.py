@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from autoswift.catalog.datasets import DatasetHubs
 from autoswift.decide.stages import (
     fetch_stage,
     hardware_stage,
@@ -20,22 +21,24 @@ from autoswift.domain.artifact import StepResult
 from autoswift.domain.plan import Plan
 from autoswift.engines.stages import search_stage, train_stage
 from autoswift.engines.worker import ModelWorker
-from autoswift.errors import StageFailed
 from autoswift.evaluate.metrics import score_answers
 from autoswift.evaluate.stage import evaluate_stage, proven_worse
 from autoswift.export.gguf import export_stage
 from autoswift.export.merge import merge_stage
 from autoswift.knowledge.learn import learn_stage
-from autoswift.report import write
+from autoswift.report.stage import headline, report_stage
 from autoswift.run.context import RunContext
-from autoswift.run.files import digest, file_sha256
+from autoswift.run.files import digest
 from autoswift.run.places import train_python
 from autoswift.run.steps import step
 from autoswift.serve.stage import deploy_stage, is_live, loadtest_stage
-from autoswift.tables import explain, text
-from autoswift.understand.stage import profiles_of, understand_stage
+from autoswift.tables import text
+from autoswift.understand.sourced import Choose
+from autoswift.understand.stage import content_of, profiles_of, understand_stage
+from autoswift.understand.teacher.endpoint import teacher_from
 
 Confirm = Callable[[Plan], bool]
+Answer = TypeVar("Answer")
 
 
 class Pipeline:
@@ -44,10 +47,11 @@ class Pipeline:
     Args:
         context: the run.
         confirm: is shown the plan before anything costly begins; False ends the run there. None goes on.
+        choose: is shown the data sets found when the user brought none; None takes the best.
     """
 
-    def __init__(self, context: RunContext, confirm: Confirm | None = None) -> None:
-        self.context, self.confirm = context, confirm
+    def __init__(self, context: RunContext, confirm: Confirm | None = None, choose: Choose | None = None) -> None:
+        self.context, self.confirm, self.choose = context, confirm, choose
         self.record, self.task = context.record, context.task
 
     def plan(self) -> Plan:
@@ -58,9 +62,10 @@ class Pipeline:
         """
         task = self.task
         if self.record.step("understand") is None:  # afterwards the run has its own copy, whatever becomes of the file
-            data = file_sha256(Path(task.data)) if task.data and Path(task.data).is_file() else task.data
-            asked = {"sentence": task.sentence, "data": data, "columns": task.columns, "seed": task.seed}
-            self._step("understand", asked, lambda: understand_stage(self.context))
+            named = ("sentence", "columns", "seed", "facts", "redact")
+            asked = {name: getattr(task, name) for name in named}
+            asked |= {name: content_of(getattr(task, name)) for name in ("data", "test", "validation")}
+            self._step("understand", asked, self._understand)
         else:
             self.context.journal.event("stage", stage="understand", state="reused")
         self._step("hardware", {"machine": os.uname().nodename}, lambda: hardware_stage(self.context))
@@ -69,6 +74,11 @@ class Pipeline:
             "plan", self._after("understand", "hardware") | {"task": task}, lambda: plan_stage(self.context, inputs)
         )
         return self.record.plans()[0]
+
+    def _understand(self) -> StepResult:
+        choose = self.choose
+        asked: Choose | None = (lambda found: self._asked(lambda: choose(found))) if choose else None
+        return understand_stage(self.context, DatasetHubs(), teacher_from(), asked)
 
     def run(self) -> dict[str, Any]:
         """Everything, from the sentence to the report.
@@ -84,14 +94,19 @@ class Pipeline:
             self._prove(plan, worker)
             served = self._serve(plan, worker)
         self._step("learn", self._after("evaluate"), lambda: learn_stage(self.context, plan, *profiles_of(self.record)))
-        result = self._result(served)
+        result = headline(self.context, served=served)
         self.record.update(result=result)
-        self._report()
+        report_stage(self.context)
         return result
 
     def _confirmed(self, plan: Plan) -> bool:
+        confirm = self.confirm
+        return True if confirm is None else self._asked(lambda: confirm(plan))
+
+    def _asked(self, question: Callable[[], Answer]) -> Answer:
+        """The user's answer; the time it took is not the run's."""
         begin = time.time()
-        answer = self.confirm is None or self.confirm(plan)
+        answer = question()
         waited = time.time() - begin
         self.context.clock.exclude(waited)
         self.context.journal.event("waited", seconds=waited)
@@ -153,32 +168,6 @@ class Pipeline:
     def _skip(self, stages: tuple[str, ...], why: str) -> None:
         for stage in stages:
             self.context.journal.event("stage", stage=stage, state="skipped", why=why)
-
-    def _report(self) -> None:
-        context = self.context
-        context.journal.event("stage", stage="report", state="started")
-        path = write(self.record, self.task.language)
-        context.journal.event("stage", stage="report", state="finished", path=str(path))
-
-    def _result(self, served: bool) -> dict[str, Any]:
-        tested = self.record.value("evaluate")
-        if tested is None:
-            raise StageFailed(*explain("pipeline.no_evaluation"))
-        metric = tested["metric"]
-        difference = tested["difference"][metric]
-        deployed = self.record.value("deploy") if served else None
-        return {
-            "metric": metric,
-            "base": tested["base"]["scores"][metric]["value"],
-            "tuned": tested["tuned"]["scores"][metric]["value"],
-            "difference": difference["value"],
-            "low": difference["low"],
-            "high": difference["high"],
-            "address": deployed["address"] if deployed else None,
-            "model_name": deployed["model_name"] if deployed else None,
-            "report": "report.html",
-            "partial_reasons": list(self.context.shortfalls),
-        }
 
     def _after(self, *stages: str) -> dict[str, Any]:
         """The results of earlier stages as inputs of a later one."""

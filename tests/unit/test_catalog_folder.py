@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import struct
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autoswift.catalog.folder import inspect_folder, read_header
+from autoswift.catalog.schemas import cleaned
 from autoswift.errors import ModelError
 from unit.catalog_folders import model, safetensors
 
@@ -40,7 +43,8 @@ def test_facts_are_read_from_the_headers(tmp_path):
     ],
 )
 def test_the_type_follows_architecture_and_template(tmp_path, architecture, template, expected):
-    found = inspect_folder(model(tmp_path / "m", {"architectures": [architecture]}, template))
+    config = {"architectures": [architecture], "model_type": architecture.removesuffix("ForCausalLM").lower()}
+    found = inspect_folder(model(tmp_path / "m", config, template))
     assert (found.model_type, found.template) == expected
 
 
@@ -86,6 +90,12 @@ def test_own_code_is_refused_only_where_it_would_be_needed(tmp_path):
     refused(unknown, "not known")
 
 
+def test_an_architecture_that_ms_swift_knows_as_one_type_is_that_type(tmp_path):
+    config = {"architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe"}
+    assert inspect_folder(model(tmp_path / "m", config)).model_type == "glm4_moe"
+    refused(model(tmp_path / "n", config | {"architectures": ["Emu3ForCausalLM"], "model_type": "emu3"}), "not known")
+
+
 def test_a_missing_tokenizer(tmp_path):
     folder = model(tmp_path / "m")
     (folder / "tokenizer.json").unlink()
@@ -123,3 +133,171 @@ def test_a_damaged_configuration(tmp_path, content):
     folder = model(tmp_path / "m")
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     refused(folder, "config.json")
+
+
+def written(folder, name, value):
+    (folder / name).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("config.json", {"model_type": "evil"}, "calls itself 'evil'"),
+        ("config.json", {"model_type": "qwen2"}, "calls itself 'qwen2'"),
+        ("config.json", {"model_type": ["llama"]}, "model_type cannot be"),
+        ("config.json", {"model_type": "../llama"}, "model_type cannot be"),
+        ("config.json", {"architectures": "LlamaForCausalLM"}, "architectures cannot be"),
+        ("config.json", {"architectures": ["os.system"]}, "architectures cannot be"),
+        ("config.json", {"hidden_size": "8"}, "hidden_size cannot be"),
+        ("config.json", {"hidden_size": 10**12}, "hidden_size cannot be"),
+        ("config.json", {"vocab_size": -1}, "vocab_size cannot be"),
+        ("config.json", {"num_hidden_layers": True}, "num_hidden_layers cannot be"),
+        ("config.json", {"text_config": []}, "text_config cannot be"),
+        ("tokenizer_config.json", {"tokenizer_class": "os.system"}, "tokenizer_class cannot be"),
+        ("tokenizer_config.json", {"chat_template": 5}, "chat_template cannot be"),
+        ("tokenizer_config.json", {"chat_template": "{% if %}"}, "cannot be parsed"),
+        ("preprocessor_config.json", {"image_processor_type": "a/b"}, "image_processor_type cannot be"),
+    ],
+)
+def test_configurations_are_checked_value_by_value(tmp_path, name, value, words):
+    folder = model(tmp_path / "m")
+    kept = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    refused(written(folder, name, kept | value), words)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages['__class__'] }}",
+        "{{ messages|attr('pop') }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'x' as y %}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ 'x' * 999 * 999 * 999 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ cycler._x }}",
+    ],
+)
+def test_templates_that_reach_out_are_refused(tmp_path, template):
+    refused(model(tmp_path / "one", template=template), "no template needs")
+    folder = model(tmp_path / "two")
+    (folder / "chat_template.jinja").write_text(template)
+    refused(folder, "no template needs")
+
+
+def test_a_deep_template_does_not_end_the_program(tmp_path):
+    refused(model(tmp_path / "m", template="{{" + "(" * 5000 + "1" + ")" * 5000 + "}}"), "cannot be parsed")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"text_config": {"auto_map": 1, "auto_map": 2}}', "twice"),
+        (b'{"a":' * 2000 + b"1" + b"}" * 2000, "nested too deeply"),
+        (b'{"a":' * 100 + b"1" + b"}" * 100, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "cannot be read"),
+        (b'{"a": "' + b"x" * (4 * 2**20) + b'"}', "exhaust"),
+        (b'{"a": "\xff"}', "cannot be read"),
+    ],
+)
+def test_json_that_is_built_to_hurt_is_refused(tmp_path, raw, words):
+    folder = model(tmp_path / "m")
+    (folder / "config.json").write_bytes(raw)
+    with pytest.raises(ModelError) as caught:
+        inspect_folder(folder)
+    assert words in caught.value.what + caught.value.why
+
+
+@pytest.mark.parametrize("key", ['"auto_map"', '"auto\\u005fmap"', '"\\u0061uto_map"'])
+def test_references_to_code_go_however_they_are_written(key):
+    raw = b'{"model_type": "llama", "sub": [{%s: {"AutoModel": "x.Y"}, "kept": 1}]}' % key.encode()
+    content, gone = cleaned("config.json", raw, "config.json")
+    assert gone == ("auto_map",)
+    assert json.loads(content) == {"model_type": "llama", "sub": [{"kept": 1}]}
+
+
+def test_kernels_of_other_repositories_go_and_words_of_a_vocabulary_stay():
+    raw = b'{"attn_implementation": "evil/kernel", "_attn_implementation": "sdpa", "custom_pipelines": {"a": {}}}'
+    content, gone = cleaned("config.json", raw, "config.json")
+    assert gone == ("attn_implementation", "custom_pipelines")
+    assert json.loads(content) == {"_attn_implementation": "sdpa"}
+    vocabulary = b'{"auto_map": 5}'
+    assert cleaned("vocab.json", vocabulary, "vocab.json") == (vocabulary, ())
+    same = b'{ "model_type" : "llama" }'
+    assert cleaned("config.json", same, "config.json") == (same, ())
+
+
+def test_links_out_of_the_folder_are_refused_and_the_hub_clients_cache_is_not(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("password")
+    folder = model(tmp_path / "m")
+    (folder / "vocab.txt").symlink_to(secret)
+    assert str(secret) in refused(folder, r"vocab\.txt .* is a link").what
+    (folder / "vocab.txt").unlink()
+    (folder / "same.json").symlink_to(folder / "config.json")
+    assert inspect_folder(folder).layers == 1
+    (folder / "same.json").unlink()
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "c0ffee", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        (blobs / f"{number:064x}").write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(Path("..") / ".." / "blobs" / f"{number:064x}")
+    assert inspect_folder(snapshot).layers == 1
+    (snapshot / "x.txt").symlink_to(tmp_path / "secret.txt")
+    refused(snapshot, "is a link")
+
+
+def header(*rows: tuple[str, str, list[int], list[int]], size: int = 16) -> bytes:
+    raw = json.dumps({n: {"dtype": d, "shape": s, "data_offsets": o} for n, d, s, o in rows}).encode()
+    return struct.pack("<Q", len(raw)) + raw + bytes(size)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(("a", "F32", [4], [0, 16]), ("b", "F32", [4], [0, 16])),
+        header(("a", "F32", [2], [0, 8]), ("b", "F32", [2], [4, 12])),
+        header(("a", "F32", [2], [0, 8]), ("b", "F32", [1], [12, 16])),
+        header(("a", "F32", [2], [8, 16])),
+        header(("a", "F32", [8], [0, 16])),
+        header(("a", "F32", [4], [0, 16]), size=20),
+        header(("a", "F32", [-4], [0, 16])),
+        header(("a", "F32", [True], [0, 4]), size=4),
+        header(("a", "X32", [4], [0, 16])),
+        header(("a", "F32", [2**40, 2**40], [0, 16])),
+        header(("a", "F32", [0], [4, 4]), ("b", "F32", [4], [0, 16])),
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 40) + b'{"a":{},"a":{}}'.ljust(40),
+    ],
+)
+def test_a_header_must_account_for_every_byte(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError):
+        read_header(path)
+
+
+def test_shards_and_their_index_must_agree(tmp_path):
+    folder = model(tmp_path / "m")
+    safetensors(folder / "model-2.safetensors", {"model.norm.weight": (8,)})
+    refused(folder, "twice")
+    index = {"model.norm.weight": "model-2.safetensors", "model.embed_tokens.weight": "model-2.safetensors"}
+    written(folder, "model.safetensors.index.json", {"weight_map": index})
+    refused(folder, "do not agree")
+    written(folder, "model.safetensors.index.json", {"weight_map": {"a": "pytorch_model-1.bin"}})
+    refused(folder, "pytorch_model-1.bin")
+
+
+def test_a_tokenizer_model_must_be_one(tmp_path):
+    folder = model(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    piece = b"\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
+    (folder / "tokenizer.model").write_bytes(b"\x0a" + bytes([len(piece)]) + piece + b"\x12\x02\x08\x01")
+    assert inspect_folder(folder).layers == 1
+    for bad in (b"\x80\x04K\x01.", b"PK\x03\x04", b"", b"cos\nsystem\n", b"\x0a\x7f", b"\x12\x02\x08\x01"):
+        (folder / "tokenizer.model").write_bytes(bad)
+        refused(folder, "not a SentencePiece")

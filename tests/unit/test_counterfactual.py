@@ -38,7 +38,7 @@ def short_of(condition: Condition) -> Any:
     away = 1 if condition.op == "<=" else -1
     if lever.whole:
         return condition.value + away * lever.step
-    return condition.value * (1 + away * 1e-6)
+    return condition.value * (1 + away * 2e-4)
 
 
 @pytest.mark.parametrize("name", CASES)

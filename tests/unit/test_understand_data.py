@@ -98,7 +98,6 @@ BAD: list[tuple[str, str, Any]] = [
     ("no_rows", "a.json", b"[]"),
     ("no_rows", "a.csv", "question,answer\n"),
     ("not_json", "a.json", "{'question': 'a'}"),
-    ("not_json", "a.json", '[{"question": "a", "answer": "b"},]'),
     ("not_json", "a.json", '[{"question": "a", "ans'),
     ("not_rows", "a.json", "42"),
     ("corrupt_json_lines", "a.jsonl", '{"question": "a", "answer": "b"}\nxx\nyy\n{"q'),
@@ -114,8 +113,8 @@ BAD: list[tuple[str, str, Any]] = [
     ("deep_nesting", "a.json", "[" * 100_000),
     ("deep_nesting", "a.jsonl", ("[" * 500 + "]" * 500 + "\n") * 3),
     ("zip_bomb", "a.json.gz", gzip.compress(b" " * 2**25)),
-    ("archive", "a.json", b"PK\x03\x04" + b"\x00" * 50),
-    ("plain_text", "a.txt", "hello"),
+    ("binary_garbage", "a.json", b"PK\x03\x04" + b"\x00" * 50),
+    ("single_row", "a.txt", "hello"),
     ("all_duplicates", "a.jsonl", [{"question": "a", "answer": "b"}] * 30),
     ("all_empty_answers", "a.jsonl", [{"question": f"a{i}", "answer": " "} for i in range(30)]),
     ("only_user_turns", "a.jsonl", [{"messages": [{"role": "user", "content": f"a{i}"}]} for i in range(30)]),
@@ -130,7 +129,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_kind(write: Write, kind:
 
 def test_no_such_file_a_folder_and_no_such_column(tmp_path: Path, write: Write) -> None:
     assert error_kind(tmp_path / "none.json") == "no_such_file"
-    assert error_kind(tmp_path) == "is_folder"
+    assert error_kind(tmp_path) == "empty_folder"
     path = write("a.jsonl", [{"x": "a", "y": "b"}] * 3)
     assert error_kind(path, user="z") == "no_such_column"
     assert "x, y" in refused(path, user="z").fix
@@ -273,7 +272,7 @@ def test_rows_are_removed_and_marked_with_their_reasons(write: Write) -> None:
     assert profile.rows == profile.conversations + 3 == 47
     expected = {"pii": 2, "pii_phone": 1, "pii_email": 1, "pii_bank_card": 1, "prompt_injection": 1}
     assert expected.items() <= profile.flagged.items()
-    assert {"pii", "tidied_lone_surrogates", "tidied_leading_answer_cut", "tidied_joined_turns"} <= kinds(profile)
+    assert {"pii", "lone_surrogates", "tidied_leading_answer_cut", "tidied_joined_turns"} <= kinds(profile)
     kept = [r["messages"] for part in parts.values() for r in part]
     assert [{"role": "user", "content": "你好呀"}, {"role": "assistant", "content": "请讲"}] in kept
     said_back = json.dumps(as_report(profile), ensure_ascii=False)
@@ -312,7 +311,7 @@ def test_hostile_json_is_reported_and_the_rest_used(write: Write) -> None:
     lines += ['{"question": "\\u0000a", "answer": "d"}', '{"prompt": "a", "chosen": "b", "rejected": "c"}']
     lines.append('{"question": ' + "[" * 40 + "]" * 40 + ', "answer": "b"}')
     profile = look(write("a.jsonl", "\n".join(lines)))
-    assert {"nan_infinity", "duplicated_keys", "deep_nesting", "other_shape", "tidied_null_bytes"} <= kinds(profile)
+    assert {"nan_infinity", "duplicated_keys", "deep_nesting", "other_shape", "null_bytes"} <= kinds(profile)
     assert profile.rows == 25 == profile.conversations + sum(profile.removed.values())
 
 

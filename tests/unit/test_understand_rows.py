@@ -16,7 +16,7 @@ from autoswift.understand import near, shapes
 from autoswift.understand.clean import clean, fingerprint
 from autoswift.understand.data import as_report, inspect
 from autoswift.understand.problems import Findings
-from autoswift.understand.reader import read
+from autoswift.understand.reader import open_source
 from autoswift.understand.sentence import understand
 from autoswift.understand.split import size_of, split
 from autoswift.understand.weigh import weigh
@@ -180,8 +180,8 @@ def test_reading_a_clean_messages_file_changes_nothing(tmp_path: Path, talks: li
     ]
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8")
-    raw = read(path)
-    again = [shapes.rewrite(r, shapes.Shape("messages", "sft", {"messages": "messages"})) for r in raw.rows]
+    records = [r.value for r in open_source(path)]
+    again = [shapes.rewrite(r, shapes.Shape("messages", "sft", {"messages": "messages"})) for r in records]
     assert again == rows
     kept = clean([r for r in again if r], "sft").kept
     assert all(r in rows for r in kept)

@@ -156,7 +156,7 @@ def test_batch_answers_in_order_and_goes_on_after_a_bad_line() -> None:
     ]
     assert set(answers[0]) == {
         "text", "language", "domain", "modality", "goal", "deploy",
-        "hardware", "constraints", "assumptions", "evidence", "confidence",
+        "hardware", "constraints", "assumptions", "evidence", "confidence", "methods",
     }  # fmt: skip
 
 

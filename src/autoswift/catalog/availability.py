@@ -47,8 +47,10 @@ def huggingface_endpoint() -> str:
 
 
 def modelscope_endpoint() -> str:
-    """The hub's address: `$MODELSCOPE_ENDPOINT` names a mirror."""
-    return (os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE).rstrip("/")
+    """The hub's address: `$MODELSCOPE_ENDPOINT` (or the older `$MODELSCOPE_DOMAIN`, a host) names a mirror."""
+    domain = os.environ.get("MODELSCOPE_DOMAIN", "").strip("/ ")
+    named = os.environ.get("MODELSCOPE_ENDPOINT") or (f"https://{domain}" if domain and "/" not in domain else "")
+    return (named or MODELSCOPE).rstrip("/")
 
 
 def offline() -> bool:

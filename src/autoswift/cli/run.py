@@ -17,10 +17,15 @@ from autoswift.cli.options import (
     Column,
     Command,
     Data,
+    Domain,
+    Goal,
     Json,
     Model,
+    Redact,
     Run,
     Sentence,
+    Test,
+    Validation,
     Yes,
     current,
     language_for,
@@ -62,6 +67,11 @@ def run(  # noqa: PLR0913 - one parameter an option
     data: Data = None,
     column: Column = None,
     model: Model = None,
+    goal: Goal = None,
+    domain: Domain = None,
+    test: Test = None,
+    validation: Validation = None,
+    redact: Redact = False,
     budget_trials: Trials = 5,
     budget_hours: Hours = 4.0,
     budget_device_seconds: DeviceSeconds = None,
@@ -77,11 +87,12 @@ def run(  # noqa: PLR0913 - one parameter an option
     """Trains, evaluates and serves a model for the sentence."""
     task = make_task(
         sentence=sentence,
-        data=data,
+        data=(data, test, validation),
         column=column,
         model=model,
+        facts={"goal": goal, "domain": domain},
         budget=(budget_trials, budget_hours, budget_device_seconds),
-        more={"target": target, "seed": seed, "full": full, "options": fixed_settings(fixed)},
+        more={"target": target, "seed": seed, "full": full, "redact": redact, "options": fixed_settings(fixed)},
     )
     _need_consent(yes)
     _need_environment(yes)
@@ -114,6 +125,11 @@ def plan(  # noqa: PLR0913 - one parameter an option
     data: Data = None,
     column: Column = None,
     model: Model = None,
+    goal: Goal = None,
+    domain: Domain = None,
+    test: Test = None,
+    validation: Validation = None,
+    redact: Redact = False,
     hardware: Annotated[Path | None, typer.Option("--hardware", metavar="PROBE.json", help="cli.opt.hardware")] = None,
     budget_trials: Trials = 5,
     budget_hours: Hours = 4.0,
@@ -129,11 +145,12 @@ def plan(  # noqa: PLR0913 - one parameter an option
     """Decides everything and does nothing."""
     task = make_task(
         sentence=sentence,
-        data=data,
+        data=(data, test, validation),
         column=column,
         model=model,
+        facts={"goal": goal, "domain": domain},
         budget=(budget_trials, budget_hours, budget_device_seconds),
-        more={"target": target, "seed": seed, "full": full, "options": fixed_settings(fixed)},
+        more={"target": target, "seed": seed, "full": full, "redact": redact, "options": fixed_settings(fixed)},
     )
     from autoswift import api
     from autoswift.cli.output import console, print_json
@@ -168,16 +185,19 @@ def existing(path: Path) -> Path:
 def make_task(
     *,
     sentence: str,
-    data: str | None,
+    data: tuple[str | None, str | None, str | None],
     column: list[str] | None,
     model: str | None,
+    facts: dict[str, str | None],
     budget: tuple[int, float, float | None],
     more: dict[str, Any],
 ) -> Task:
     """The request as a value.
 
     Args:
-        sentence, data, column, model: as on the command line.
+        sentence, column, model: as on the command line.
+        data: the data, the user's own test set, their own validation set.
+        facts: what the user says of the task, by its name; None where nothing.
         budget: trials, hours, device-seconds.
         more: the other fields of `Task`.
 
@@ -196,13 +216,32 @@ def make_task(
             raise InputError(say("bad_budget", option=name, value=value), "", say("bad_budget_fix", option=name))
     return Task(
         sentence=sentence.strip(),
-        data=str(existing(Path(data))) if data else None,
+        data=_place(data[0], hub=True),
+        test=_place(data[1]),
+        validation=_place(data[2]),
+        facts={name: word for name, word in facts.items() if word is not None},
         columns=pairs(column or [], "--column"),
         model=model,
         budget=Budget(trials=trials, hours=hours, device_seconds=device_seconds),
         language=current.language,
         **more,
     )
+
+
+def _place(given: str | None, *, hub: bool = False) -> str | None:
+    """An existing file or folder, or the name of a data set on a hub.
+
+    Raises:
+        InputError: when it is neither.
+    """
+    if not given:
+        return None
+    if hub:
+        from autoswift.understand.sourced import is_dataset_name
+
+        if is_dataset_name(given):
+            return given
+    return str(existing(Path(given)))
 
 
 def _need_environment(yes: bool) -> None:

@@ -39,7 +39,6 @@ class Book:
         evidence: Sequence[str | Evidence] = (),
         alternatives: Sequence[tuple[Any, str]] = (),
         levers: Sequence[str] = (),
-        reverse_when: str = "",
         source: Source = "rule",
         instead: str = "",
     ) -> Any:

@@ -18,12 +18,12 @@ from autoswift.domain.plan import Plan
 from autoswift.errors import AutoSwiftError
 from autoswift.tables import has_text, text
 
-STEP = 1.5
+STEP = 2.0
 """Between two values of a sweep. A decision that differs only within less than that is missed, not misstated."""
 REACH = 256.0
 """How far a sweep goes from the real value, as a factor: from a 2 GiB device to 512 GiB."""
-EXACT = 1e-9
-"""Relative width at which a bound of a continuous fact is exact enough to be printed and checked again."""
+EXACT = 1e-4
+"""Relative width within which the bound of a continuous fact is found: finer than anyone sets one."""
 
 Decisions = dict[str, Any]
 Planner = Callable[[Inputs], Plan]

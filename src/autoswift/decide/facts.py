@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -43,6 +42,7 @@ LEVERS: dict[str, Lever] = {
     "task.budget.trials": Lever(1, 1000),
     "task.full": Lever(choices=(False, True)),
     "task.target": Lever(choices=("local", "none")),
+    "profile.domain": Lever(choices=("general", "medical", "legal", "code", "math")),
     "profile.goal": Lever(choices=("chat", "classification", "extraction", "reasoning")),
     "data.splits.train": Lever(1, 10_000_000),
     "data.splits.validation": Lever(1, 1_000_000),
@@ -86,7 +86,7 @@ def suppose(inputs: Inputs, fact: str, value: Any) -> Inputs:
     try:
         changed: Inputs = _set(inputs, words, value)
         section = getattr(changed, words[0])
-        checked = dataclasses.replace(changed, **{words[0]: _adapter(type(section)).validate_python(section)})
+        checked = dataclasses.replace(changed, **{words[0]: _checked(section)})
     except (KeyError, IndexError, AttributeError) as exc:
         raise InputError(*explain("decide.no_fact", fact=fact, facts=", ".join(LEVERS))) from exc
     except (TypeError, ValueError) as exc:  # pydantic's ValidationError is a ValueError
@@ -95,9 +95,15 @@ def suppose(inputs: Inputs, fact: str, value: Any) -> Inputs:
     return _consistent(checked, fact)
 
 
-@cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+
+
+def _checked(section: Any) -> Any:
+    """A section of the inputs with every value of its kind."""
+    kind = type(section)
+    if kind.__name__ not in _ADAPTERS:
+        _ADAPTERS[kind.__name__] = TypeAdapter(kind)
+    return _ADAPTERS[kind.__name__].validate_python(section)
 
 
 def _set(node: Any, words: list[str], value: Any) -> Any:

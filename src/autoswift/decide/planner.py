@@ -6,12 +6,10 @@ from autoswift.decide.book import Book
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.model import choose_model
 from autoswift.decide.outputs import METRIC_BY_GOAL, evaluation_settings, serving_settings
-from autoswift.decide.schedule import batch_for, lengths, schedule
-from autoswift.decide.training import max_length, method_and_memory, training_settings
+from autoswift.decide.schedule import lengths, schedule
+from autoswift.decide.training import max_length, need_of, settle_fit, training_settings
 from autoswift.domain.plan import Estimate, ModelChoice, Plan, SearchSettings
 from autoswift.errors import InputError
-from autoswift.hardware.shape import shape_of
-from autoswift.hardware.speed import training_tokens_per_second
 from autoswift.tables import explain, table
 
 
@@ -43,21 +41,13 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
     longest = max_length(model, length, book)
     # The rate and the batch depend on each other by the micro-batch only; on one device the rate hardly moves
     # with it, so the batch is bounded from above here and settled by the schedule.
-    method, precision, micro, checkpointing, memory = method_and_memory(
-        inputs, model, longest, batch_for(float("inf"), length.row.mean), book
-    )
-    rate = inputs.measured.tokens_per_second or training_tokens_per_second(
-        shape_of(model),
-        method,
-        inputs.hardware.device,
-        length=int(length.row.mean),
-        micro_batch=micro,
-        checkpointing=checkpointing,
-    )
-    rate = rate or float(table("rules")["schedule"]["unknown_rate"])
+    need = need_of(inputs, length, longest)
+    way = settle_fit(inputs, model, need, book)
+    fit = way.fit
+    timed = length.row.mean / fit.seconds_per_row if fit.seconds_per_row > 0 else 0.0
+    rate = inputs.measured.tokens_per_second or timed or float(table("rules")["schedule"]["unknown_rate"])
     times = schedule(inputs, model, evaluation, rate, length, book)
-    fixed = (method, precision, micro, checkpointing, longest)
-    training, space = training_settings(inputs, model, fixed, times, length, book)
+    training, space = training_settings(inputs, model, way, times, length, book)
     reserved = times.stage_seconds["loadtest"] > 0
     serving = serving_settings(inputs, longest, evaluation.max_new_tokens, reserved, book)
     stages = times.stage_seconds
@@ -83,7 +73,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         evaluation=evaluation,
         serving=serving,
         estimate=Estimate(
-            peak_memory_bytes=memory.peak_bytes,
+            peak_memory_bytes=fit.estimate.peak_bytes,
             memory_limit_bytes=inputs.hardware.device.free_bytes,
             tokens_per_second=round(rate, 1),
             stage_seconds={k: round(v, 1) for k, v in sorted(stages.items())},

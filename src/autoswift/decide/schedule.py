@@ -86,6 +86,12 @@ def epochs_for(rows: int) -> float:
     raise ValueError("rules.epochs has no last row")
 
 
+def two_digits(tokens: float) -> int:
+    """Rounded down to two significant digits: the speed that it comes from is known to no more."""
+    scale = 10 ** max(0, len(str(int(tokens))) - 2)
+    return int(tokens) // scale * scale
+
+
 def batch_for(tokens: float, tokens_per_row: float) -> int:
     """The largest power of two that still leaves `updates_wanted` updates in so many tokens."""
     rules = table("rules")["batch"]
@@ -177,11 +183,11 @@ def schedule(
     trials, tokens = _trials(inputs, (costs.trial, smallest), rate, device_time, cap)
     total = _say_cap(capped, int(min(tokens, cap, full * (trials + 1))), tokens, book)
     if total >= full * trials or trials == 1:
-        trial_tokens = final_tokens = min(full, total // trials)
+        trial_tokens = final_tokens = min(full, two_digits(total // trials))
         promote = True
     else:
-        final_tokens = min(full, int(total * float(rules["schedule"]["final_share"])))
-        trial_tokens = min(final_tokens, (total - final_tokens) // trials)
+        final_tokens = min(full, two_digits(total * float(rules["schedule"]["final_share"])))
+        trial_tokens = min(final_tokens, two_digits((total - final_tokens) / trials))
         promote = False
     trials = _say_trials(inputs, trials, costs, book)
     trial_tokens = book.add(
@@ -275,7 +281,7 @@ def _say_cap(capped: bool, total: int, affordable: int, book: Book) -> int:
     return int(
         book.add(
             "token_budget",
-            total,
+            two_digits(total),
             book.say(key, cap=table("rules")["tokens"]["cpu_cap"]),
             alternatives=[(affordable, book.say("token_budget.more"))] if total < affordable else (),
             levers=("task.budget.hours", "task.full", "data.splits.train"),

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from autoswift.catalog.availability import Availability, availability
 from autoswift.catalog.fetch import fetch
 from autoswift.catalog.folder import inspect_folder
-from autoswift.catalog.models import ModelFacts, all_models, find
+from autoswift.catalog.models import ModelFacts, catalog, find
 from autoswift.catalog.tokens import TokenCounter, default_system
 from autoswift.decide.counterfactual import explained
 from autoswift.decide.inputs import Inputs
@@ -60,7 +60,7 @@ def inputs_for(
         ModelError: when it is not known, or its folder cannot be used.
     """
     folder: ModelFacts | None = None
-    models = all_models()
+    models = catalog()
     if task.model:
         path = Path(task.model).expanduser()
         if path.is_dir() or task.model.startswith(("/", ".", "~")):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from autoswift.decide.book import Book
+from autoswift.decide.fit import Fit, Need, Room, smallest, ways
 from autoswift.decide.inputs import Inputs
-from autoswift.decide.schedule import Lengths, Schedule
+from autoswift.decide.schedule import Lengths, Schedule, batch_for
 from autoswift.domain.plan import Method, ModelChoice, TrainingSettings
 from autoswift.errors import InputError
-from autoswift.hardware.memory import MemoryEstimate, MemorySettings, peak_memory
-from autoswift.hardware.shape import shape_of
+from autoswift.hardware.profile import DeviceProfile, device_profile
+from autoswift.hardware.shape import ModelShape, shape_of
 from autoswift.tables import explain, table
 
+SETTLED = {"attn_impl", "torch_dtype", "optim", "use_liger_kernel"}
+"""Of the device profile's flags, those that the plan's own settings say."""
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 
 
@@ -42,75 +47,176 @@ def max_length(model: ModelChoice, length: Lengths, book: Book) -> int:
     )
 
 
-def method_and_memory(
-    inputs: Inputs, model: ModelChoice, length: int, batch: int, book: Book
-) -> tuple[Method, str, int, bool, MemoryEstimate]:
-    """Method, precision, micro-batch, checkpointing, and the memory they need.
+def precision_of(profile: DeviceProfile, book: Book) -> str:
+    """The number format that the products are computed in."""
+    return str(
+        book.add(
+            "precision",
+            profile.precision,
+            _reason(profile, "precision", book),
+            evidence=[book.fact("device", profile.name, profile.name)],
+            levers=("hardware.devices.0.bf16", "hardware.devices.0.kind"),
+        )
+    )
+
+
+def attention_of(profile: DeviceProfile, book: Book) -> str:
+    """The implementation of attention; a CPU has only one worth naming."""
+    if profile.kind == "cpu":
+        return profile.attention
+    return str(book.add("attention", profile.attention, _reason(profile, "attention", book), evidence=[profile.name]))
+
+
+def _reason(profile: DeviceProfile, setting: str, book: Book) -> str:
+    why = profile.reason(setting)
+    return why.sentence(book.language) if why else ""
+
+
+def room_of(inputs: Inputs, profile: DeviceProfile, book: Book) -> Room:
+    """What of the machine a training may use."""
+    device = inputs.hardware.device
+    precision, attention = precision_of(profile, book), attention_of(profile, book)
+    share = float(table("rules")["memory"]["share_cpu" if inputs.on_cpu else "share"])
+    alike = [d for d in inputs.hardware.devices if (d.kind, d.name) == (device.kind, device.name)]
+    many = len(alike) if device.kind == "cuda" else 1
+    free = min(d.free_bytes for d in alike[:many])
+    return Room(
+        device=device,
+        bytes=int(free * share),
+        devices=many,
+        link=_link(inputs, many),
+        liger=profile.liger,
+        attention=attention,
+        precision=precision,
+        optimizer=profile.optimizer,
+    )
+
+
+def _link(inputs: Inputs, devices: int) -> str:
+    """The slowest way between two of the devices."""
+    order = ("host", "p2p", "nvlink")
+    links = {k: v for k, v in inputs.hardware.links.items() if all(int(n) < devices for n in k.split("-"))}
+    return min(links.values(), key=order.index) if links else "host"
+
+
+def need_of(inputs: Inputs, length: Lengths, longest: int) -> Need:
+    """What is to be trained, before the schedule settles the batch: the largest batch and rank that may come."""
+    rules = table("rules")
+    micro = inputs.task.options.get("per_device_train_batch_size")
+    batch = batch_for(float("inf"), length.row.mean)
+    largest = int(rules["batch"]["micro_largest_cpu" if inputs.on_cpu else "micro_largest"])
+    return Need(
+        length=longest,
+        rows=length.row,
+        batch=batch,
+        rank=max(rules["lora"]["ranks"]),
+        largest_micro=min(batch, largest),
+        micro=micro if isinstance(micro, int) and micro > 0 else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How it is trained: the best of those that fit, and what it was chosen from.
+
+    Attributes:
+        fit: the best. room: of the machine. need: what is trained. others: that fit too. profile: of the device.
+    """
+
+    fit: Fit
+    room: Room
+    need: Need
+    others: tuple[Fit, ...]
+    profile: DeviceProfile
+
+
+def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Way:
+    """The fastest way to train that fits.
 
     Raises:
         InputError: when nothing fits, or the user asked for a method that does not exist here.
     """
     device = inputs.hardware.device
-    half = "bfloat16" if device.bf16 else "float16" if device.kind == "cuda" else "float32"
-    precision = "float32" if device.kind == "cpu" else half
-    precision = str(
-        book.add(
-            "precision",
-            precision,
-            book.say(f"precision.{precision}"),
-            evidence=[book.fact("device", device.name, device.name)],
-            levers=("hardware.devices.0.bf16", "hardware.devices.0.kind"),
-        )
-    )
-    room = int(device.free_bytes * float(table("rules")["memory"]["share"]))
-    wanted = str(inputs.task.options.get("method", ""))
-    if wanted and (wanted not in METHODS or (wanted == "qlora" and device.kind != "cuda")):
+    profile = device_profile(inputs.hardware, packages=inputs.hardware.packages)
+    room = room_of(inputs, profile, book)
+    quantized = device.kind == "cuda" and "bnb-nf4" in profile.quantization
+    fixed = inputs.task.options
+    wanted = str(fixed.get("method", ""))
+    if wanted and (wanted not in METHODS or (wanted == "qlora" and not quantized)):
         raise InputError(*explain("decide.method", method=wanted))
-    tries: list[Method] = [wanted] if wanted in METHODS else ["lora", "qlora"] if device.kind == "cuda" else ["lora"]
-    refused: list[tuple[Any, str]] = []
-    for method in tries:
-        found = _fit(inputs, model, method, precision, length, batch, room)
-        if found is None:
-            refused.append((method, book.say("method.too_large", room=f"{room / 2**30:.1f}")))
-            continue
-        micro, checkpointing, estimate = found
-        if not wanted:
-            refused += [(m, book.say(f"method.not_{m}")) for m in METHODS if m != method and m not in dict(refused)]
-        chosen = book.add(
-            "method",
-            str(method),
-            book.say(f"method.{method}", need=f"{estimate.high / 2**30:.1f}", room=f"{room / 2**30:.1f}"),
-            alternatives=refused,
-            levers=("hardware.devices.0.free_bytes",),
-            source="formula",
-        )
-        return chosen, precision, micro, checkpointing, estimate
-    raise InputError(*explain("decide.memory", model=model.id, method=tries[-1], room=room / 2**30))
+    offered: tuple[Method, ...] = ("lora", "qlora") if quantized else ("lora",)
+    methods = (wanted,) if wanted in METHODS else offered
+    shape = shape_of(model)
+    found = [one for one in ways(shape, methods, need, room) if _as_fixed(one, fixed)]  # type: ignore[arg-type]
+    gib = f"{room.bytes / 2**30:.1f}"
+    if not found:
+        raise InputError(*explain("decide.memory", model=model.id, method=methods[-1], room=room.bytes / 2**30))
+    best = found[0]
+    refused = [
+        (method, _why_not(method, best, found, shape, need, room, book)) for method in METHODS if method != best.method
+    ]
+    book.add(
+        "method",
+        str(best.method),
+        book.say(f"method.{best.method}", need=f"{best.needed_bytes / 2**30:.1f}", room=gib),
+        evidence=[
+            book.fact("peak_gib", round(best.estimate.peak_bytes / 2**30, 2), _peak_in_words(best, book)),
+            book.fact("room_gib", round(room.bytes / 2**30, 2), book.say("method.room", room=gib)),
+        ],
+        alternatives=() if wanted else refused,
+        levers=("hardware.devices.0.free_bytes",),
+        source="formula",
+    )
+    _say_sharing(best, found, room, book)
+    return Way(fit=best, room=room, need=need, others=tuple(found[1:]), profile=profile)
 
 
-def _fit(
-    inputs: Inputs, model: ModelChoice, method: Method, precision: str, length: int, batch: int, room: int
-) -> tuple[int, bool, MemoryEstimate] | None:
-    """The largest micro-batch that fits, without recomputation where that is possible."""
-    shape, device = shape_of(model), inputs.hardware.device
-    rules = table("rules")["batch"]
-    micro = min(batch, int(rules["micro_largest_cpu" if inputs.on_cpu else "micro_largest"]))
-    for checkpointing in (False, True):
-        size = micro
-        while size >= 1:
-            settings = MemorySettings(
-                length=length,
-                micro_batch=size,
-                rank=max(table("rules")["lora"]["ranks"]),
-                gradient_checkpointing=checkpointing,
-                precision=precision,
-                device=device.kind,
-            )
-            estimate = peak_memory(shape, method, settings)
-            if estimate.high <= room:
-                return size, checkpointing, estimate
-            size //= 2
-    return None
+def _as_fixed(one: Fit, fixed: Mapping[str, Any]) -> bool:
+    """Whether a way is one of those that the user's own settings leave."""
+    yes = {"true": True, "yes": True, "1": True}
+    for name, value in (("gradient_checkpointing", one.gradient_checkpointing), ("use_liger_kernel", one.liger)):
+        if name in fixed and yes.get(str(fixed[name]).lower(), False) != value:
+            return False
+    return "sharding" not in fixed or str(fixed["sharding"]) == one.sharding
+
+
+def _peak_in_words(one: Fit, book: Book) -> str:
+    low, high = (f"{b / 2**30:.1f}" for b in (one.estimate.low, one.estimate.high))
+    return book.say("method.peak", peak=f"{one.estimate.peak_bytes / 2**30:.1f}", low=low, high=high)
+
+
+def _why_not(
+    method: Method, best: Fit, found: Sequence[Fit], shape: ModelShape, need: Need, room: Room, book: Book
+) -> str:
+    """Why a method was not taken: it does not run here, does not fit, is slower, or brings nothing."""
+    if method == "full":
+        return book.say("method.not_full")
+    if method == "qlora" and room.device.kind != "cuda":
+        return book.say("method.no_qlora")
+    other = next((one for one in found if one.method == method), None)
+    if other is None:
+        least = smallest(shape, (method,), need, room)
+        return book.say("method.too_large", need=f"{least.needed_bytes / 2**30:.1f}", room=f"{room.bytes / 2**30:.1f}")
+    if best.seconds_per_row <= 0:
+        return book.say(f"method.not_{method}")
+    return book.say("method.slower", times=f"{other.seconds_per_row / best.seconds_per_row:.2f}")
+
+
+def _say_sharing(best: Fit, found: Sequence[Fit], room: Room, book: Book) -> None:
+    """With several devices: whether one training takes them all."""
+    if room.devices < 2:
+        return
+    alone = [one for one in found if one.devices == 1]
+    book.add(
+        "sharding",
+        str(best.sharding),
+        book.say("sharding.alone" if best.devices == 1 else "sharding.together", devices=room.devices),
+        alternatives=[("fsdp", book.say("sharding.not_fsdp"))]
+        if best.devices == 1
+        else [("none", book.say("sharding.not_none" if not alone else "sharding.none_slower"))],
+        levers=("hardware.devices.0.free_bytes",),
+        source="formula",
+    )
 
 
 def prior_rate(model: ModelChoice, method: Method, updates: float) -> float:
@@ -130,7 +236,7 @@ def prior_rate(model: ModelChoice, method: Method, updates: float) -> float:
 def training_settings(
     inputs: Inputs,
     model: ModelChoice,
-    fixed: tuple[Method, str, int, bool, int],
+    way: Way,
     plan: Schedule,
     length: Lengths,
     book: Book,
@@ -138,9 +244,10 @@ def training_settings(
     """The settings shared by all trials, and the space.
 
     Args:
-        fixed: method, precision, micro-batch, checkpointing, max_length.
+        way: how it is trained.
     """
-    method, precision, micro, checkpointing, longest = fixed
+    fit, longest = way.fit, way.need.length
+    method, micro = fit.method, fit.micro_batch
     rules = table("rules")
     batch = int(
         book.add(
@@ -183,8 +290,8 @@ def training_settings(
     checkpointing = bool(
         book.add(
             "gradient_checkpointing",
-            checkpointing,
-            book.say("checkpointing.on" if checkpointing else "checkpointing.off"),
+            fit.gradient_checkpointing,
+            book.say(_checkpointing_why(way)),
             levers=("hardware.devices.0.free_bytes", "tokens.rows.max", "data.characters.max"),
             source="formula",
         )
@@ -192,7 +299,7 @@ def training_settings(
     one = rules["schedule"]
     settings = TrainingSettings(
         method=method,
-        precision=precision,  # type: ignore[arg-type]
+        precision=way.room.precision,  # type: ignore[arg-type]
         learning_rate=rate,
         lr_scheduler_type=str(
             book.add(
@@ -212,11 +319,32 @@ def training_settings(
         per_device_train_batch_size=micro_fit,
         gradient_accumulation_steps=max(1, batch // micro_fit),
         gradient_checkpointing=checkpointing,
-        optimizer="adamw_torch",
+        use_liger_kernel=fit.liger,
+        devices=fit.devices,
+        sharding=fit.sharding,
+        optimizer=way.profile.optimizer,
+        attention=way.room.attention,
+        environment=environment_of(way, inputs),
+        flags={k: v for k, v in way.profile.swift_flags().items() if k not in SETTLED},
         threads=inputs.hardware.cpu_cores if inputs.on_cpu else 0,
         engine=str(book.add("train_engine", "swift", book.say("train_engine"))),
     )
     return settings, _space(inputs, rate, batch, rank, method, book)
+
+
+def environment_of(way: Way, inputs: Inputs) -> dict[str, str]:
+    """Variables of the training processes, for as many devices as one training takes."""
+    if way.fit.devices == 1:
+        return way.profile.environment()
+    many = device_profile(inputs.hardware, use=way.fit.devices, packages=inputs.hardware.packages)
+    return many.environment() | {"NPROC_PER_NODE": str(way.fit.devices)}
+
+
+def _checkpointing_why(way: Way) -> str:
+    if not way.fit.gradient_checkpointing:
+        return "checkpointing.off"
+    without = any(not one.gradient_checkpointing and one.method == way.fit.method for one in way.others)
+    return "checkpointing.faster" if without else "checkpointing.on"
 
 
 def _divisor(batch: int, largest: int) -> int:

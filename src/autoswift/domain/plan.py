@@ -44,7 +44,13 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
-    """Settings shared by all trials; a trial's own parameters override them by name."""
+    """Settings shared by all trials; a trial's own parameters override them by name.
+
+    Attributes:
+        attention: swift's `attn_impl`. use_liger_kernel: Liger's fused kernels.
+        environment: variables of the training process. flags: further ones of swift's, both by the device.
+        devices, sharding: how many devices share one training, and how: none, ddp, zero2, zero3 or fsdp.
+    """
 
     method: Method
     precision: Literal["float32", "bfloat16", "float16"]
@@ -64,6 +70,12 @@ class TrainingSettings:
     optimizer: str
     threads: int
     engine: str = "swift"
+    attention: str = "sdpa"
+    use_liger_kernel: bool = False
+    devices: int = 1
+    sharding: str = "none"
+    environment: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
 
     @property
     def effective_batch_size(self) -> int:

@@ -17,6 +17,7 @@ class TaskProfile:
         evidence: for each fact, the words of the sentence (or of the data) that it rests on.
         confidence: for each fact, 0 to 1.
         assumptions: what was assumed because the sentence does not say it.
+        methods: for each fact, what said so: option, rules, examples, rules+examples, model, data, default.
     """
 
     text: str
@@ -30,6 +31,7 @@ class TaskProfile:
     assumptions: tuple[str, ...] = ()
     evidence: dict[str, str] = field(default_factory=dict)
     confidence: dict[str, float] = field(default_factory=dict)
+    methods: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,31 @@ class LengthStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowExample:
+    """One row that a step of the cleaning removed, changed or marked; personal data is blotted out.
+
+    Attributes:
+        file, line, row: where it stands, as in `Problem`.
+        before: the text as it came. after: as it went on; empty where the row was removed or only marked.
+    """
+
+    file: str
+    line: int | None = None
+    row: int | None = None
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """A bar of a histogram: `count` rows from `low` (included) to `high` (not included; the last bar includes it)."""
+
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataProfile:
     """What a data file holds, after cleaning.
 
@@ -71,6 +98,18 @@ class DataProfile:
         removed: rows removed, by reason. flagged: rows kept but marked, by kind.
         first: the first row in the words of CONTRACTS.
         sha256: of the file as it was read.
+        tidied: rows whose text was changed, by what was done. redacted: pieces of personal data masked, by kind.
+        examples: up to three rows for each reason, kind and change, under its name.
+        samples: the first three rows kept, as they will be trained on: file, line, row and the words of `first`.
+        tokens: length of a row in tokens, estimated from its characters: the model's tokenizer counts again later.
+        histogram: of the lengths in characters. token_histogram: of the estimated lengths in tokens.
+        labels: rows by label, the most frequent first; at most a hundred.
+        label_splits: rows by label in each split.
+        near: near-duplicates: `groups` of more than one row, `rows` in them, `largest` group.
+        own_sets: rows of the user's own test and validation sets, of them `overlap_<set>` that train also had, and
+            `removed_from_train`.
+        encoding: of the first file; empty where there is none.
+        row_files: split, `removed` and `manifest` to the files that hold them; empty when none were kept.
     """
 
     path: str
@@ -93,6 +132,19 @@ class DataProfile:
     removed: dict[str, int] = field(default_factory=dict)
     flagged: dict[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    tidied: dict[str, int] = field(default_factory=dict)
+    redacted: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, tuple[RowExample, ...]] = field(default_factory=dict)
+    samples: tuple[dict[str, Any], ...] = ()
+    tokens: LengthStats | None = None
+    histogram: tuple[Bin, ...] = ()
+    token_histogram: tuple[Bin, ...] = ()
+    labels: dict[str, int] = field(default_factory=dict)
+    label_splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    near: dict[str, int] = field(default_factory=dict)
+    own_sets: dict[str, int] = field(default_factory=dict)
+    encoding: str = ""
+    row_files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +156,14 @@ class Device:
         memory_bytes: its whole memory. free_bytes: what nothing else uses now.
         bf16: computes bfloat16 natively and fast.
         tflops: sustained dense rate that training reaches, from the table or measured; 0 when unknown.
+        bandwidth: GB/s of its memory, from the table or measured; 0 when unknown.
+        launch_seconds: measured cost of giving it one small operation; 0 when not measured.
+        vendor: nvidia, amd, huawei, apple, or empty.
+        unified: its memory is the host's.
+        mig: the size of the slice (`1g.10gb`) when it is one, else empty.
+        driver: the driver's version. runtime: what it supports (CUDA, CANN, ROCm, macOS).
+        processes: who else computes on it: pid, name (may be empty), bytes.
+        power_limit_watts: 0 when unknown.
     """
 
     kind: Literal["cuda", "npu", "mps", "cpu"]
@@ -115,6 +175,18 @@ class Device:
     capability: str = ""
     tflops: float = 0.0
     tflops_source: str = ""
+    bandwidth: float = 0.0
+    launch_seconds: float = 0.0
+    vendor: str = ""
+    uuid: str = ""
+    unified: bool = False
+    mig: str = ""
+    driver: str = ""
+    runtime: str = ""
+    processes: tuple[dict[str, Any], ...] = ()
+    power_limit_watts: float = 0.0
+    ecc: bool | None = None
+    persistence: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +198,9 @@ class HardwareProfile:
         disk_free_bytes: where the run will write.
         network: hub name to whether it answered; empty when not asked.
         notes: what is unusual and bears on the plan.
+        packages: of the training environment, those that settings depend on; None where it was not looked at.
+        links: pair of device numbers (`0-1`) to nvlink, p2p (through one PCIe switch) or host.
+        cpu_flags: instruction sets that bear on speed: avx2 avx512f avx512_bf16 amx_bf16 asimd bf16 …
     """
 
     devices: tuple[Device, ...]
@@ -137,6 +212,9 @@ class HardwareProfile:
     platform: str
     network: dict[str, bool] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    links: dict[str, str] = field(default_factory=dict)
+    cpu_flags: tuple[str, ...] = ()
+    packages: tuple[str, ...] | None = None
 
     @property
     def device(self) -> Device:

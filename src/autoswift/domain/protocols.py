@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from autoswift.domain.artifact import Artifact
 from autoswift.domain.budget import Budget
+from autoswift.domain.dataset import DatasetCard, Downloaded, Hub, SearchResult, Selection
 from autoswift.domain.decision import Decision
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.trial import Outcome, Proposal, Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 EventKind = Literal["started", "progress", "evaluated", "warning", "finished", "failed"]
 
@@ -170,3 +175,91 @@ class Remedy:
     symptom: Symptom
     changes: dict[str, Any]
     decision: Decision
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose cosine says how near their meanings are, across languages."""
+
+    def embed(self, texts: list[str], /) -> NDArray[np.float32]:
+        """One row a text: (texts, dimensions)."""
+        ...
+
+
+class DatasetHub(Protocol):
+    """The hubs that data sets come from."""
+
+    def answering(self) -> Sequence[Hub]:
+        """The hubs that can be asked now."""
+        ...
+
+    def search(self, words: Sequence[str], limit: int) -> SearchResult:
+        """What each hub offers for each word, each data set once; never raises for a hub that fails."""
+        ...
+
+    def card(self, hub: Hub, dataset_id: str) -> DatasetCard:
+        """A data set with its files."""
+        ...
+
+    def select(self, card: DatasetCard, subset: str, splits: Sequence[str], largest: int) -> Selection:
+        """The files of one subset that hold examples to train on, of at most `largest` bytes together."""
+        ...
+
+    def download(self, card: DatasetCard, selection: Selection, advance: Callable[[int], None]) -> Downloaded:
+        """Brings the files, each hash checked; `advance` is told bytes as they come."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a teacher is asked.
+
+    Attributes:
+        kind: instruct, answer or judge: what the question is for.
+        messages: role and content.
+        schema: JSON schema that the answer shall follow, or None for free text.
+        max_tokens: of the answer.
+    """
+
+    kind: str
+    messages: tuple[Mapping[str, str], ...]
+    schema: Mapping[str, Any] | None = None
+    max_tokens: int = 512
+    temperature: float = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a teacher said.
+
+    Attributes:
+        finish: why it ended: stop, length, or another word of the server.
+        tokens: read and written, as the server counts them, else estimated.
+    """
+
+    text: str
+    finish: str = "stop"
+    tokens: int = 0
+
+
+class Teacher(Protocol):
+    """A model behind an OpenAI-compatible endpoint that makes examples. What it says is data, nothing else.
+
+    Attributes:
+        model: its name. host: where it is asked, without credentials.
+    """
+
+    model: str
+    host: str
+
+    def ask(self, question: Question) -> Reply:
+        """One answer; tries again by itself where that helps.
+
+        Raises:
+            InputError: when it refuses all questions (key, model name).
+            HubUnreachable: when it does not answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends what is under way."""
+        ...

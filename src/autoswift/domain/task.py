@@ -19,6 +19,9 @@ class Task:
         sentence: what the model is to do, in the user's words.
         data: absolute path of the data file, or None.
         columns: role to column name, as given by the user ("user", "assistant", "system", …).
+        test, validation: absolute paths of the user's own sets, or None: then they are split off the data.
+        redact: personal data is masked before anything is trained on it.
+        facts: what the user says of the task themselves (goal, domain, language, modality, deploy).
         model: a hub id, a name from the catalogue or a folder, as given by the user; None lets the plan choose.
         budget: what may be spent.
         target: where the result is served; `none` stops after the merge and its evaluation.
@@ -31,6 +34,10 @@ class Task:
     sentence: str
     data: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    test: str | None = None
+    validation: str | None = None
+    redact: bool = False
+    facts: dict[str, str] = field(default_factory=dict)
     model: str | None = None
     budget: Budget = field(default_factory=Budget)
     target: Target = "auto"

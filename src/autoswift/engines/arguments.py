@@ -11,6 +11,14 @@ from autoswift.engines.context import EngineContext
 
 PLUGIN = Path(__file__).parent / "children" / "swift_plugin.py"
 
+SHARDING: dict[str, dict[str, str]] = {
+    "ddp": {},
+    "zero2": {"deepspeed": "zero2"},
+    "zero3": {"deepspeed": "zero3"},
+    "fsdp": {"fsdp": "fsdp2"},
+}
+"""swift's own configurations for several devices; the launcher is torchrun, by NPROC_PER_NODE."""
+
 
 def sft_arguments(context: EngineContext, model: ModelChoice, settings: Mapping[str, Any], output: Path) -> list[str]:
     """The arguments after `python -m swift.cli.sft`, without our plug-in.
@@ -65,6 +73,13 @@ def sft_arguments(context: EngineContext, model: ModelChoice, settings: Mapping[
             "lora_dropout": settings["lora_dropout"],
             "target_modules": settings["target_modules"],
         }
+    pairs |= settings.get("flags") or {}
+    if settings.get("use_liger_kernel"):
+        pairs["use_liger_kernel"] = "true"
+    if settings.get("attention", "sdpa") != "sdpa":
+        pairs["attn_impl"] = settings["attention"]
+    if settings.get("devices", 1) > 1:
+        pairs |= SHARDING[settings["sharding"]]
     if settings["method"] == "qlora":
         pairs |= {"quant_method": "bnb", "quant_bits": 4, "bnb_4bit_compute_dtype": settings["precision"]}
     return [part for key, value in pairs.items() if value != "" for part in (f"--{key}", str(value))]

@@ -143,9 +143,8 @@ class _Process:
         }
         write_atomic(folder / "trial.json", dumps(spec, indent=1))
         write_atomic(folder / "command.json", dumps({"argv": ["swift", "sft", *arguments]}, indent=1))
-        env = child_environment(plan.training.threads, {"AUTOSWIFT_TRIAL": str(folder / "trial.json")})
-        if session.device.kind == "cuda" and "CUDA_VISIBLE_DEVICES" not in env:
-            env["CUDA_VISIBLE_DEVICES"] = str(session.device.index)
+        env = child_environment(plan.training.threads) | dict(plan.training.environment)
+        env["AUTOSWIFT_TRIAL"] = str(folder / "trial.json")
         log = context.folder / "logs" / f"trial-{trial.number}-{trial.attempt}.log"
         self.child = Child(argv, env, context.folder, f"swift sft, trial {trial.number}", log)
 

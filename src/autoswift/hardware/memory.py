@@ -1,51 +1,27 @@
 """What a training step needs in memory, in closed form.
 
-The peak is the largest of three moments of a step, each a sum of what is alive then:
-    loss      all saved activations + three float32 copies of the logits (the output, its softmax, their gradient)
-    layer     backward through one layer: its activations, its temporaries, the gradients made so far
-    update    the optimizer: gradients, states and one temporary copy (AdamW works on all tensors at once)
-The coefficients count what a decoder layer saves for backward. They were fitted to a trace of live storages over fake
-tensors (Qwen2 and Llama shapes, 0.5B to 7B, LoRA and full, with and without checkpointing, bfloat16 and float32), which
-itself came out 0.1 to 0.8 % under what an H100 measured; the tests hold the traced cells. Errors are on the safe side.
+The peak is the largest of the moments of a step, each a sum of what is alive then: the weights, the adapters, the
+optimizer's states, and what the trace of such a step had alive beside them (`activations`); or it is the optimizer's
+update. The moments come from traces of live storages, so the sum is a trace's to a thousandth; a trace itself came out
+0.04 to 0.13 GiB under what an H100 measured, which is the libraries' workspace.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from autoswift.domain.plan import Method
 from autoswift.domain.profile import GIB
+from autoswift.hardware.activations import Moment, Recipe, moments, nearest
 from autoswift.hardware.shape import ModelShape
+from autoswift.hardware.sharding import Shards, shards_of
+from autoswift.tables import table
 
-LIBRARY_WORKSPACE = int(0.14 * GIB)
-"""cuBLAS and attention workspaces: 0.04 to 0.13 GiB above the trace, measured on an H100."""
-CUDA_CONTEXT = int(0.75 * GIB)
-"""Measured on an H100: what the card shows above the allocator."""
-CPU_LIBRARIES = int(0.9 * GIB)
-"""Resident size of a training process before its model: 0.4 GiB with torch, transformers and peft, the rest swift's."""
-RESERVED = {"cpu": (1.1, 1.6, 2.0), "other": (1.03, 1.10, 1.19)}
-"""Allocator over live tensors: low, middle, high. CUDA: 3 to 19 % measured (fragmentation). CPU: SmolLM2 in float32
-had 1.5, 1.7 and 2.0 times its tensors resident after three steps (2 x 256, 4 x 256, 2 x 512 with checkpointing); the
-C library keeps freed blocks below 32 MB. With MALLOC_MMAP_THRESHOLD_=1048576 it was 1.1."""
-NF4_BYTES = 0.5 + 0.127 / 8
-"""Per weight: 4 bits, and 0.127 bits of block scales (blocks of 64, scales quantized again)."""
-OPTIMIZER_COPIES = {
-    "adamw_torch": (2.0, True),
-    "adamw_torch_fused": (2.0, False),
-    "adamw_8bit": (0.5, False),
-    "adamw_bnb_8bit": (0.5, False),
-    "paged_adamw_8bit": (0.5, False),
-    "paged_adamw_32bit": (2.0, False),
-    "lion_8bit": (0.25, False),
-    "adafactor": (0.05, False),
-    "sgd": (0.0, False),
-}
-"""States as copies of a float32 parameter, and whether the update makes a temporary copy of all parameters.
-
-AdamW keeps two moments; in 8 bits they take a quarter; Adafactor keeps rows and columns only (a few percent).
-An unknown optimizer is counted as AdamW.
-"""
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Per weight: 4 bits, a byte a block of 64 for its scale, and a float32 for 256 scales."""
+INT8_BYTES = 1.0
+"""Per weight; the float32 scale of a row is nothing beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +30,17 @@ class MemorySettings:
 
     Attributes:
         length: tokens in a row. micro_batch: rows in a forward pass.
-        rank: of the LoRA on every linear map; unused for `full`.
-        precision: float32, bfloat16 or float16.
-        attention: sdpa, flash_attn or eager.
-        device: cuda npu mps cpu.
-        fused_loss: the loss is computed in slices, so that the logits never exist as a whole (Liger).
+        rank: of the LoRA; unused for `full`. targets: all, attention or qv. dropout: of the LoRA.
+        precision: float32, bfloat16 or float16. attention: sdpa, flash_attn or eager.
+        device: cuda npu mps cpu. card: its name, for the size of the libraries' workspace.
+        liger: Liger's kernels, the fused loss among them. fused_loss: the same, under its older name.
         accumulates: gradients of earlier micro-batches are kept during the next (gradient accumulation above 1).
+        padded: rows of a micro-batch differ in length, so that attention needs a mask.
+        adapter_precision: float32 as ms-swift keeps them; bfloat16 for a trainer without autocast.
+        quant_bits: 4 or 8, of the base in `qlora`.
+        expandable_segments: the allocator may grow its segments (PYTORCH_CUDA_ALLOC_CONF).
+        devices, sharding: number of devices, and none, ddp, zero2, zero3 or fsdp.
+        extra_trained: further weights trained as copies in the adapters' precision (an embedding, say).
     """
 
     length: int
@@ -72,6 +53,17 @@ class MemorySettings:
     device: str = "cuda"
     fused_loss: bool = False
     accumulates: bool = True
+    targets: str = "all"
+    dropout: float = 0.0
+    card: str = ""
+    liger: bool = False
+    padded: bool = False
+    adapter_precision: str = "float32"
+    quant_bits: int = 4
+    expandable_segments: bool = False
+    devices: int = 1
+    sharding: str = "none"
+    extra_trained: int = 0
 
     @property
     def tokens(self) -> int:
@@ -86,15 +78,17 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes of the peak.
+    """Bytes of the peak on one device.
 
     Attributes:
         parts: weights adapter gradients optimizer activations logits workspace; they sum to the peak.
         peak_bytes: live tensors (what torch's max_memory_allocated says).
         reserved_bytes: with the allocator's slack; `low` and `high` bound it. On a CPU: the process's resident size.
         device_bytes: with the context (what nvidia-smi shows); on a CPU the same as reserved.
+        context_bytes: of `device_bytes`, what is not the allocator's.
         moment: loss, layer or update: when the peak is reached.
         assumed: what of the model's shape was not known.
+        approximated: what of the settings has no trace of its own and was taken from the nearest that has.
     """
 
     parts: dict[str, int] = field(default_factory=dict)
@@ -103,8 +97,10 @@ class MemoryEstimate:
     device_bytes: int = 0
     low: int = 0
     high: int = 0
+    context_bytes: int = 0
     moment: str = ""
     assumed: tuple[str, ...] = ()
+    approximated: tuple[str, ...] = ()
 
 
 def peak_memory(shape: ModelShape, method: Method, settings: MemorySettings) -> MemoryEstimate:
@@ -115,113 +111,160 @@ def peak_memory(shape: ModelShape, method: Method, settings: MemorySettings) -> 
         method: full, lora or qlora.
         settings: of the training.
     """
-    trained, state, temporary = _trained(shape, method, settings)
-    gradients = trained * _trained_width(method, settings)
+    count = trained_parameters(shape, method, settings)
+    width = _trained_width(method, settings)
+    shards = shards_of(shape, settings.sharding, settings.devices, trained=count, adapter=method != "full")
+    recipe = recipe_of(shape, method, settings)
+    states, paged = _states(shape, method, settings, count, width)
     resident = {
-        "weights": weight_bytes(shape, method, settings.precision),
-        "adapter": 0 if method == "full" else gradients,
-        "optimizer": state,
-        "workspace": _workspace(shape, method, settings),
+        "weights": weight_bytes(shape, method, settings.precision, settings.quant_bits) / shards.weights,
+        "adapter": 0.0 if method == "full" else count * width / shards.weights,
+        "optimizer": states / shards.optimizer + shards.master_bytes,
+        "workspace": _workspace(settings) + shards.buffers,
     }
-    kept, boundary, layer, temporaries = _activations(shape, method, settings)
-    per_layer = gradients // max(shape.layers, 1)
-    logits = _logits(shape, settings)
-    carried = gradients if settings.accumulates else 0
-    # Backward frees a layer's boundary as it makes that layer's gradients: the sum is largest at one of the ends.
-    if settings.gradient_checkpointing:
-        in_layer = max((boundary * shape.layers, max(per_layer, carried)), (boundary, gradients), key=sum)
-    else:
-        in_layer = (kept - layer, max(per_layer, carried))
-    moments = {
-        "loss": {"gradients": carried, "activations": kept, "logits": logits},
-        "layer": {"gradients": in_layer[1], "activations": in_layer[0] + layer + temporaries, "logits": 0},
-        "update": {"gradients": gradients + temporary, "activations": 0, "logits": 0},
-    }
-    moment = max(moments, key=lambda name: sum(moments[name].values()))
-    parts = {name: int(value) for name, value in (resident | moments[moment]).items()}
-    return _estimate(parts, moment, shape, settings)
+    gradients = count * width / shards.gradients
+    traced = moments(recipe, shape, settings.micro_batch, settings.length, settings.rank)
+    found = [_alive(one, gradients, settings, shards) for one in traced]
+    found.append(_update(shape, settings, count / shards.optimizer, gradients, width))
+    top = max(found, key=lambda one: one.total)
+    parts = {name: int(value) for name, value in resident.items()}
+    parts |= {"gradients": int(top.gradients), "activations": int(top.activations), "logits": int(top.logits)}
+    moment = "update" if top is found[-1] else "loss" if top.logits > 0 else "layer"
+    return _estimate(parts, moment, shape, settings, paged / shards.optimizer, nearest(recipe)[1])
 
 
-def weight_bytes(shape: ModelShape, method: Method, precision: str) -> int:
-    """The base model's weights; QLoRA keeps the linear maps in 4 bits, embedding and output projection at 16."""
+def recipe_of(shape: ModelShape, method: Method, settings: MemorySettings) -> Recipe:
+    """Which traces the settings ask for."""
+    attention = "eager" if settings.attention == "eager" else "fused"
+    if settings.padded and attention == "fused" and not settings.attention.startswith("flash"):
+        attention = "mask"  # a flash kernel takes the rows' lengths instead
+    return Recipe(
+        family=shape.family,
+        method=method,
+        precision="32" if settings.precision == "float32" else "16",
+        checkpointing=settings.gradient_checkpointing,
+        attention=attention,
+        liger=settings.liger or settings.fused_loss,
+        targets="attention" if shape.mixture and settings.targets == "all" else settings.targets,
+        dropout=settings.dropout > 0 and method != "full",
+        adapter="pure" if settings.adapter_precision != "float32" and method != "full" else "",
+        tied=shape.tied,
+    )
+
+
+def trained_parameters(shape: ModelShape, method: Method, settings: MemorySettings) -> int:
+    """Weights that get gradients."""
+    if method == "full":
+        return shape.parameters
+    return shape.lora_parameters(settings.rank, settings.targets) + settings.extra_trained
+
+
+def weight_bytes(shape: ModelShape, method: Method, precision: str, quant_bits: int = 4) -> int:
+    """The base model's weights; QLoRA packs the layers' linear maps and keeps the others in the given precision."""
     width = 4 if precision == "float32" else 2
     if method != "qlora":
         return shape.parameters * width
-    kept = shape.embedding * (1 if shape.tied else 2)
-    return int(kept * width + max(shape.parameters - kept, 0) * NF4_BYTES)
+    packed = shape.linear_parameters
+    return int((shape.parameters - packed) * width + packed * (NF4_BYTES if quant_bits == 4 else INT8_BYTES))
+
+
+def usable_bytes(name: str, kind: str, memory_bytes: int) -> int:
+    """What processes can have of a device's memory.
+
+    A card is sold in round numbers; error correction and the driver take their part before any process does.
+
+    Args:
+        name: of the device. kind: cuda npu mps cpu.
+        memory_bytes: as sold, or as a probe reads it: a number of whole GiB is taken as sold.
+    """
+    facts = table("memory")["usable"]
+    if kind not in ("cuda", "npu"):
+        return memory_bytes
+    if memory_bytes % GIB:
+        return int(memory_bytes * float(facts["probed"]))
+    words = set(name.lower().replace("-", " ").replace("_", " ").split())
+    checked = any(card in words for card in facts["error_correcting"])
+    return int(memory_bytes * float(facts["corrected" if checked else "sold"]))
 
 
 def _trained_width(method: Method, settings: MemorySettings) -> int:
-    """Bytes of a trained number: adapters are kept in float32 (PEFT's default), full training follows the model."""
-    return settings.width if method == "full" else 4
+    """Bytes of a trained number: ms-swift keeps adapters in float32; full training follows the model."""
+    if method == "full":
+        return settings.width
+    return 4 if settings.adapter_precision == "float32" else 2
 
 
-def _trained(shape: ModelShape, method: Method, settings: MemorySettings) -> tuple[int, int, int]:
-    """Trained weights; bytes of optimizer states; bytes of the update's temporaries."""
-    count = shape.parameters if method == "full" else shape.lora_parameters(settings.rank)
-    copies, copies_all = OPTIMIZER_COPIES.get(settings.optimizer, OPTIMIZER_COPIES["adamw_torch"])
-    width = _trained_width(method, settings)
-    state_width = width if copies >= 1 else 4  # 8-bit states are a share of float32 whatever the weights are
-    # On a CPU torch updates one tensor after the other: the temporary is at most the embedding.
-    temporary = count * width if copies_all and settings.device != "cpu" else min(count, shape.embedding) * width
-    return count, int(count * copies * state_width), temporary
+def _optimizer(settings: MemorySettings) -> dict[str, Any]:
+    known: dict[str, dict[str, Any]] = table("memory")["optimizers"]
+    return known.get(settings.optimizer, known["adamw_torch"])
 
 
-def _activations(shape: ModelShape, method: Method, settings: MemorySettings) -> tuple[int, int, int, int]:
-    """Bytes kept until the loss; of one checkpoint; of one layer's saved activations; of its temporaries in backward.
+def _states(shape: ModelShape, method: Method, settings: MemorySettings, count: int, width: int) -> tuple[float, float]:
+    """Bytes of the optimizer's states: in torch's memory, and in pages that the driver moves in and out."""
+    facts = _optimizer(settings)
+    size = count * (float(facts["copies"]) * width + float(facts["bytes"]))
+    if facts.get("embedding_full") and method == "full":  # the trainer keeps an embedding's states in 32 bits
+        size += shape.embedding * (8.0 - float(facts["bytes"]))
+    return (0.0, size) if facts.get("paged") else (size, 0.0)
 
-    bfloat16, a token and layer: two norms (input, its float32 copy, the normalised one and the output for the adapter:
-    20 hidden), attention (query and output 4, key and value 4), the gated MLP (8 intermediate), the adapter's inner
-    activations (14 rank), the norms' and attention's statistics. float32 has no second copies: 16 hidden, and double.
+
+def _alive(moment: Moment, gradients: float, settings: MemorySettings, shards: Shards) -> Moment:
+    """A moment of forward or backward with the gradients that are alive then.
+
+    A trace starts without gradients. With accumulation they are all there from the micro-batch before, and what a
+    trace has of them late in backward are those same ones.
     """
-    h, i = shape.hidden, shape.intermediate
-    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    rank = 0 if method == "full" else settings.rank
-    width = settings.width
-    per_token = (20 if width == 2 else 16) * h + 2 * width * (q + kv) + 4 * width * i + 7 * width * rank
-    per_token += 4 * shape.heads + 8
-    if settings.micro_batch > 1 and settings.attention != "flash_attn":
-        per_token += 2 * width * (q - kv)  # a padded batch needs a mask, and with a mask keys and values are repeated
-    if settings.attention == "eager":
-        per_token += (width + 4) * shape.heads * settings.length  # softmax in float32, and its cast
-    casts = 2 * shape.lora_parameters(rank) // max(shape.layers, 1) if width == 2 else 0  # autocast keeps a copy
-    layer = per_token * settings.tokens + casts
-    temporaries = (7 * i + 14 * h if width == 2 else 9 * i + 8 * h) * settings.tokens
-    boundary = width * h * settings.tokens
-    tail = (6 * h + 2 * width * shape.head_dim + 500) * settings.tokens  # final norm, rotary tables, ids and mask
-    kept = (boundary if settings.gradient_checkpointing else layer) * shape.layers + tail
-    return kept, boundary, layer, temporaries
+    extra = gradients if settings.accumulates and not moment.late else 0.0
+    own = moment.gradients / (shards.gradients if moment.late else 1.0) + extra + shards.gathered
+    return replace(moment, gradients=own)
 
 
-def _logits(shape: ModelShape, settings: MemorySettings) -> int:
-    """Three float32 copies; with the fused loss only of a slice, chosen so that it is about as large as the input."""
-    tokens = settings.tokens
-    if settings.fused_loss:
-        slices = math.ceil(shape.vocabulary / shape.hidden)
-        tokens = min(tokens, 1 << math.ceil(math.log2(max(tokens / slices, 1))))
-        return 3 * 4 * shape.vocabulary * tokens + settings.width * shape.hidden * settings.tokens
-    return 3 * 4 * shape.vocabulary * tokens
+def _update(shape: ModelShape, settings: MemorySettings, count: float, gradients: float, width: int) -> Moment:
+    """The optimizer's step: gradients, and a temporary copy where it works on all tensors at once."""
+    copies = float(_optimizer(settings)["temporary"])
+    # On a CPU torch updates one tensor after the other: the temporary is at most the embedding.
+    temporary = min(count, shape.embedding) * width if settings.device == "cpu" else count * width * copies
+    return Moment(0.0, 0.0, gradients + temporary, True)
 
 
-def _workspace(shape: ModelShape, method: Method, settings: MemorySettings) -> int:
-    """Libraries' buffers, the padding mask, and for 4 bits one linear map at 16 bits."""
-    mask = 3 * settings.micro_batch * settings.length**2 if settings.micro_batch > 1 else 0  # bool, and as bf16 bias
-    dequantized = 2 * shape.hidden * shape.intermediate if method == "qlora" else 0
-    return (0 if settings.device == "cpu" else LIBRARY_WORKSPACE) + mask + dequantized
+def _workspace(settings: MemorySettings) -> float:
+    """Buffers of the libraries that torch's allocator hands out."""
+    if settings.device != "cuda":
+        return 0.0
+    facts = table("memory")["workspace"]
+    card = settings.card.lower()
+    large = any(name in card for name in facts["large_names"])
+    return float(facts["large_mib"] if large else facts["mib"]) * 2**20
 
 
-def _estimate(parts: dict[str, int], moment: str, shape: ModelShape, settings: MemorySettings) -> MemoryEstimate:
+def _estimate(
+    parts: dict[str, int],
+    moment: str,
+    shape: ModelShape,
+    settings: MemorySettings,
+    paged: float,
+    approximated: tuple[str, ...],
+) -> MemoryEstimate:
+    """With the allocator's slack and the context."""
     peak = sum(parts.values())
-    cpu = settings.device == "cpu"
-    libraries = CPU_LIBRARIES if cpu else 0
-    low, reserved, high = (int(peak * factor) + libraries for factor in RESERVED["cpu" if cpu else "other"])
+    on_cpu = settings.device == "cpu"
+    facts = table("memory")["reserved"]
+    kind = "cpu" if on_cpu else "expandable" if settings.expandable_segments else "plain"
+    bounds = facts[kind]
+    more = int(float(bounds["gib"]) * GIB)
+    low, reserved, high = (int(peak * float(bounds[name])) + more for name in ("low", "middle", "high"))
+    context = 0 if on_cpu else int(float(table("memory")["context_gib"]) * GIB)
+    if settings.devices > 1 and not on_cpu:
+        context += int(float(table("memory")["communication_gib"]) * GIB)
     return MemoryEstimate(
         parts=parts,
         peak_bytes=peak,
         reserved_bytes=reserved,
-        device_bytes=reserved + (0 if cpu else CUDA_CONTEXT),
+        device_bytes=reserved + context + int(paged),
         low=low,
         high=high,
+        context_bytes=context + int(paged),
         moment=moment,
         assumed=shape.assumed,
+        approximated=approximated,
     )

@@ -2,58 +2,72 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
-import sys
 from pathlib import Path
 
 from autoswift.domain.profile import GIB, Device, HardwareProfile
 from autoswift.errors import InputError
 from autoswift.hardware import cards, host
-from autoswift.hardware.cpu_rate import cpu_rates
+from autoswift.hardware.cpu_rate import cpu_rates, estimated
 from autoswift.hardware.notes import note
+from autoswift.hardware.packages import installed
+from autoswift.hardware.source import Source, here
 from autoswift.run.files import dumps, read_json
 from autoswift.tables import explain, told
 
 CPU_TRAINING_SHARE = 0.5
 """Of the float32 product rate, what LoRA training sustains. Measured with SmolLM2-135M (4 operations a weight and
 token): 88 tokens/s, that is 47 GFLOP/s, on one thread of a core whose products reach 94; two threads gave 143."""
+ASKED_FOR = {"bitsandbytes", "deepspeed", "eetq", "flash-attn", "hqq", "liger-kernel", "optimum-quanto", "torch-npu"}
+"""Packages that the rules of the device profile and the planner ask about."""
 
 
-def probe(where: Path) -> HardwareProfile:
+def probe(where: Path, source: Source | None = None) -> HardwareProfile:
     """Asks the machine. Missing tools mean that the accelerator is not there, never an error.
 
     Args:
         where: the folder that the run will write to (it need not exist yet).
+        source: a recording of another machine, whose CPU is then estimated instead of measured.
     """
-    cores, memory, free = host.cores(), host.memory_bytes(), host.memory_free_bytes()
-    name = host.cpu_name()
-    rates = cpu_rates(name, cores)
-    gflops = max(rates.values())
-    cpu = Device(
-        kind="cpu",
-        name=name,
-        memory_bytes=memory,
-        free_bytes=free,
-        bf16=False,  # computed, but without AMX slower than float32
-        tflops=round(gflops * CPU_TRAINING_SHARE / 1000, 4),
-        tflops_source=f"measured: {gflops:.0f} GFLOP/s in float32 matrix products x {CPU_TRAINING_SHARE:g} sustained"
-        if gflops
-        else "",
-    )
-    found, notes = cards.accelerators(memory, free)
-    if host.limited_by_cgroup():
+    source = source or here()
+    cores, memory, free = host.cores(source), host.memory_bytes(source), host.memory_free_bytes(source)
+    cpu, flags = _cpu(source, cores, (memory, free))
+    rocm = source.real and "rocm" in installed().get("torch", "")
+    found, notes, links = cards.accelerators(memory, free, source, rocm=rocm)
+    if host.limited_by_cgroup(source):
         notes = (*notes, note("container_limit", cores=cores, memory=f"{memory / GIB:.1f}"))
     return HardwareProfile(
         devices=(*found, cpu),
-        cpu_name=name,
+        cpu_name=cpu.name,
         cpu_cores=cores,
         memory_bytes=memory,
         memory_free_bytes=free,
-        disk_free_bytes=disk_free(where),
-        platform=f"{sys.platform}-{platform.machine()}",
+        disk_free_bytes=disk_free(where) if source.disk is None else source.disk,
+        platform=f"{source.system}-{source.machine}",
         notes=notes,
+        links=links,
+        cpu_flags=flags,
+        packages=tuple(sorted(ASKED_FOR & installed().keys())) if source.real else None,
     )
+
+
+def _cpu(source: Source, cores: int, memory: tuple[int, int]) -> tuple[Device, tuple[str, ...]]:
+    """The CPU as a device, and its instruction sets. `memory`: bytes in all, bytes free."""
+    name, flags = host.cpu_name(source), host.cpu_flags(source)
+    gflops = max(cpu_rates(name, cores).values()) if source.real else 0.0
+    how = "measured"
+    if not gflops:
+        gflops, how = estimated(flags, cores), "estimated"
+    device = Device(
+        kind="cpu",
+        name=name,
+        memory_bytes=memory[0],
+        free_bytes=memory[1],
+        bf16="amx_bf16" in flags,  # elsewhere it is computed, but slower than float32
+        tflops=round(gflops * CPU_TRAINING_SHARE / 1000, 4),
+        tflops_source=f"{how}: {gflops:.0f} GFLOP/s in float32 matrix products x {CPU_TRAINING_SHARE:g} sustained",
+    )
+    return device, flags
 
 
 def disk_free(where: Path) -> int:

@@ -5,33 +5,32 @@ A measurement always beats these: the pipeline replaces the training rate by a p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from autoswift.domain.plan import Method
 from autoswift.domain.profile import Device
+from autoswift.hardware import steps
 from autoswift.hardware.devices import lookup
 from autoswift.hardware.shape import ModelShape
+from autoswift.hardware.steps import StepSettings, step_time
 
 Stage = Literal["fetch", "merge", "convert", "serve", "loadtest"]
 
-LAUNCH_SECONDS = 0.0065
-"""A layer and training step on a GPU, however small the batch: launching the kernels from Python. Measured on an H100
-with all-linear LoRA: 172 ms for 24 layers, 178 and 207 ms for 28 at 256 tokens, while the products took a tenth."""
-CHECKPOINT_LAUNCH = 1.33
-"""Checkpointing runs each forward twice: a third more launches, measured."""
-QLORA_SLOWDOWN = 1.3
-"""bfloat16 LoRA is 1.2 to 1.4 times as fast: every product first unpacks its 4-bit weights."""
-ADAPTER_RANK = 16
-"""Assumed for the adapter's own operations, which are about one percent of the base's."""
 GENERATION_SHARE = 0.6
 """Of the memory's rate, what reading the weights for each token reaches: a usual figure, not measured here."""
-GENERATION_LAUNCH = {"cuda": 0.0010, "npu": 0.0015, "mps": 0.0010, "cpu": 0.0020}
-"""Seconds a layer and token of transformers' generation spends outside the products. CPU: SmolLM2 (30 layers) gave 7
-to 11 tokens/s for one sequence and 38 for eight on a busy two-core machine; the others are estimates."""
+GENERATION_LAUNCH = {"cuda": 0.0032, "npu": 0.0040, "mps": 0.0020, "cpu": 0.0020}
+"""Seconds a layer and token of transformers' generation spends outside the products. cuda: 2.9 to 3.6 ms measured on an
+H100 (0.5B, 1.5B, 7B: 11.5, 12.4, 11.8 tokens/s), whatever the size; with unmerged adapters 3.7 to 4.3 ms. CPU: SmolLM2
+(30 layers) gave 7 to 11 tokens/s for one sequence and 38 for eight on a busy two-core machine; the others are
+estimates."""
+GENERATION_COMPUTE = 0.5
+"""Of the training rate, what generating for many sequences reaches: their products are thin."""
+NATIVE_LAUNCH = 0.00012
+"""Seconds a layer and token where no Python stands between tokens (vLLM with CUDA graphs): a dozen kernels of some ten
+microseconds. An estimate."""
 CPU_BANDWIDTH = 16.0
 """GB/s. llama.cpp: 112 tokens/s of SmolLM2 at 8 bits (143 MB a token) on two cores."""
-UNKNOWN_BANDWIDTH = 200.0
-"""GB/s, for a device that is not in the table: below every card that training is worth trying on."""
 IMPORT_SECONDS = 15.0
 """torch, transformers, peft and swift: 10 s measured on a fast machine without swift, 5 to 12 s with half of it here,
 and a first step that compiles or warms caches."""
@@ -43,19 +42,25 @@ BYTES_ON_DISK = 2
 """A weight as published (bfloat16)."""
 
 
-def operations_per_token(shape: ModelShape, method: Method, *, length: int, checkpointing: bool) -> float:
-    """Floating-point operations that training needs for a token.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingSpeed:
+    """What a server gives its users.
 
-    Forward is 2 a weight, backward through the activations 2, the weights' own gradients 2 (adapter only, unless the
-    method is full); checkpointing repeats the forward but the output projection. Attention sees half of the row on
-    average: 2 products of `length` / 2 by the query's width, each 2 operations, once forward and twice backward.
+    Attributes:
+        tokens_per_second: of all sequences together. per_sequence: of one of them.
+        first_token_seconds: reading a prompt of the given length, alone.
+        bound: weights, cache, compute or launch: what takes the longest in a token.
     """
-    weights = shape.matrix_parameters
-    adapter = 0 if method == "full" else shape.lora_parameters(ADAPTER_RANK)
-    attention = 2 * length * shape.heads * shape.head_dim * shape.layers
-    base = 6 * weights if method == "full" else 4 * weights + 6 * adapter
-    again = 2 * max(weights - shape.embedding, 0) + attention if checkpointing else 0
-    return float(base + 3 * attention + again)
+
+    tokens_per_second: float
+    per_sequence: float
+    first_token_seconds: float
+    bound: str
+
+
+def operations_per_token(shape: ModelShape, method: Method, *, length: int, checkpointing: bool) -> float:
+    """Floating-point operations that training needs for a token, attention over rows of `length` tokens included."""
+    return steps.operations_per_token(shape, StepSettings(method=method, length=length, checkpointing=checkpointing))
 
 
 def training_tokens_per_second(
@@ -69,6 +74,8 @@ def training_tokens_per_second(
 ) -> float:
     """Tokens a second that training gets through on one device; 0 when the device's rate is unknown.
 
+    `steps.step_time` knows more (fused kernels, several devices, packed trials) and says what bounds the step.
+
     Args:
         shape: of the base model.
         method: full, lora or qlora.
@@ -77,14 +84,8 @@ def training_tokens_per_second(
         micro_batch: rows in a forward pass.
         checkpointing: whether activations are computed again in backward.
     """
-    if device.tflops <= 0:
-        return 0.0
-    tokens = max(length * micro_batch, 1)
-    operations = operations_per_token(shape, method, length=length, checkpointing=checkpointing)
-    seconds = operations * tokens / (device.tflops * 1e12)
-    if device.kind != "cpu":  # on a CPU the products dwarf the launches
-        seconds = max(seconds, shape.layers * LAUNCH_SECONDS * (CHECKPOINT_LAUNCH if checkpointing else 1.0))
-    return tokens / (seconds * (QLORA_SLOWDOWN if method == "qlora" else 1.0))
+    settings = StepSettings(method=method, length=length, micro_batch=micro_batch, checkpointing=checkpointing)
+    return step_time(shape, device, settings).tokens_per_second
 
 
 def generation_tokens_per_second(
@@ -100,10 +101,50 @@ def generation_tokens_per_second(
         native: no Python between tokens (llama.cpp, vLLM).
     """
     width = bytes_per_weight or (4.0 if device.kind == "cpu" else 2.0)
-    read = shape.matrix_parameters * width / (bandwidth(device) * 1e9)
-    compute = 2.0 * shape.matrix_parameters * parallel / (device.tflops * 1e12) if device.tflops > 0 else 0.0
-    launch = 0.0 if native else GENERATION_LAUNCH[device.kind] * shape.layers
-    return parallel / (max(read, compute) + launch)
+    weights = steps.token_weights(shape)
+    # A mixture's sequences go to different experts, so more of them read more of the weights.
+    read = min(shape.matrix_parameters, weights * parallel) * width / (bandwidth(device) * 1e9)
+    compute = 2.0 * weights * parallel / (device.tflops * 1e12) if device.tflops > 0 else 0.0
+    return parallel / (max(read, compute) + (0.0 if native else _python_launch(device) * shape.layers))
+
+
+def serving_speed(
+    shape: ModelShape,
+    device: Device,
+    *,
+    parallel: int = 1,
+    context: int = 1024,
+    bytes_per_weight: float = 2.0,
+    native: bool = True,
+) -> ServingSpeed:
+    """What a server reaches with that many sequences, each with `context` tokens in its cache (16 bits a number).
+
+    Args:
+        shape: of the model.
+        device: that it runs on.
+        parallel: sequences served at once.
+        context: tokens that each sequence holds, prompt and answer; also the prompt's length for the first token.
+        bytes_per_weight: 2 for 16 bits, 1.06 for q8_0, about 0.6 for 4 bits with scales.
+        native: no Python between tokens (llama.cpp, vLLM).
+    """
+    rate = bandwidth(device) * 1e9
+    cache = 2 * 2 * shape.kv_heads * shape.head_dim * shape.layers * context * parallel
+    launch = NATIVE_LAUNCH if native else _python_launch(device)
+    weights = steps.token_weights(shape)
+    times = {
+        "weights": min(shape.matrix_parameters, weights * parallel) * bytes_per_weight / rate,
+        "cache": cache / rate,
+        "compute": 2.0 * weights * parallel / (device.tflops * 1e12 * GENERATION_COMPUTE) if device.tflops > 0 else 0.0,
+        "launch": 0.0 if device.kind == "cpu" and native else launch * shape.layers,
+    }
+    token = max(times["weights"] + times["cache"], times["compute"]) + times["launch"]
+    first = 2.0 * weights * context / (device.tflops * 1e12) if device.tflops > 0 else 0.0
+    return ServingSpeed(
+        tokens_per_second=parallel / token,
+        per_sequence=1.0 / token,
+        first_token_seconds=max(first, token),
+        bound=max(times, key=lambda name: times[name]),
+    )
 
 
 def bandwidth(device: Device) -> float:
@@ -111,7 +152,8 @@ def bandwidth(device: Device) -> float:
     if device.kind == "cpu":
         return CPU_BANDWIDTH  # already what generation reached
     facts = lookup(device.name)
-    return (facts.bandwidth if facts else UNKNOWN_BANDWIDTH) * GENERATION_SHARE
+    known = device.bandwidth or (facts.bandwidth if facts else steps.UNKNOWN_BANDWIDTH)
+    return known * GENERATION_SHARE
 
 
 def start_seconds(shape: ModelShape, device: Device) -> float:
@@ -138,3 +180,9 @@ def stage_seconds(stage: Stage, shape: ModelShape, device: Device) -> float:
     if stage == "serve":
         return 2.0 + copy + (0.0 if device.kind == "cpu" else IMPORT_SECONDS)  # GPU servers import torch first
     return 17.0  # starting the load generator, and its own warm-up
+
+
+def _python_launch(device: Device) -> float:
+    """Seconds a layer and token outside the products, by how fast this machine's processor launches."""
+    usual = GENERATION_LAUNCH[device.kind]
+    return usual * device.launch_seconds / steps.LAUNCH_MEASURED if device.launch_seconds > 0 else usual

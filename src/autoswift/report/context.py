@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from autoswift.domain.plan import Plan
 from autoswift.report import charts, outcome, words
 from autoswift.report.commands import command_line, commands_of
+from autoswift.report.data import drawn, section
 from autoswift.report.history import TrialHistory, fold
+from autoswift.report.origin import origin
 from autoswift.run.clock import seconds_spent
 from autoswift.run.record import RunRecord
 from autoswift.tables import text
@@ -103,6 +104,7 @@ def context(record: RunRecord, language: str) -> dict[str, Any]:
         "run": _run(source),
         "headline": outcome.headline(source),
         "understood": _understood(source),
+        "origin": origin(source.value("understand").get("sourced"), source.language),
         "data": _data(source),
         "decisions": _decisions(source),
         "revisions": [
@@ -146,8 +148,6 @@ def _state(source: Source) -> str:
     return state
 
 
-MOST_PROBLEMS = 12
-"""Findings shown one by one; the rest is counted."""
 FACTS = ("goal", "domain", "language", "modality", "deploy", "hardware")
 
 
@@ -170,38 +170,12 @@ def _understood(source: Source) -> dict[str, Any] | None:
 
 
 def _data(source: Source) -> dict[str, Any] | None:
-    profile = source.value("understand").get("data_profile")
+    value = source.value("understand")
+    profile = value.get("data_profile")
     if not profile:
         return None
-    tokens = source.value("recount").get("tokens")
-    stats, unit = (tokens, "tokens") if tokens else (profile.get("characters") or {}, "characters")
-    histogram = source.value("recount").get("histogram") or profile.get("histogram")
-    title = source.say("data.lengths", unit=source.say(f"unit.{unit}"))
-    if histogram:
-        bins = [(float(b["low"]), float(b["high"]), float(b["count"])) for b in histogram]
-        chart = charts.columns(title, bins)
-    elif stats.get("max"):
-        marks = [(source.say(f"data.{name}"), float(stats[name])) for name in ("p50", "p95", "max") if name in stats]
-        chart = charts.strip(title, marks, float(stats["max"]))
-    else:
-        chart = None
-    removed = dict(profile.get("removed") or {})
-    if source.value("recount").get("removed_too_long"):
-        removed["removed_too_long"] = int(source.value("recount")["removed_too_long"])
-    shown = profile | {"path": Path(str(profile.get("path", ""))).name}
-    problems = [one | {"file": Path(str(one.get("file", ""))).name} for one in profile.get("problems") or []]
-    return {
-        "profile": shown,
-        "removed": sorted(removed.items(), key=lambda item: -item[1]),
-        "removed_total": sum(removed.values()),
-        "flagged": sorted((profile.get("flagged") or {}).items(), key=lambda item: -item[1]),
-        "problems": problems[:MOST_PROBLEMS],
-        "more_problems": max(0, len(problems) - MOST_PROBLEMS),
-        "lengths": chart,
-        "lengths_title": title,
-        "stats": stats,
-        "splits": list((profile.get("splits") or {}).items()),
-    }
+    files = {str(name): str(path) for name, path in (value.get("files") or {}).items()}
+    return drawn(section(profile, source.language, recount=source.value("recount"), files=files))
 
 
 def _decisions(source: Source) -> list[Any]:

@@ -33,6 +33,15 @@ def signed(value: Any) -> str:
     return shown if shown == NOTHING or shown.startswith("-") else f"+{shown}"
 
 
+def percent(share: Any, language: str) -> str:
+    """A share of 0 to 1 in per cent; never 0 for what is there."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share):
+        return NOTHING
+    shown = f"{share * 100:.1f}".removesuffix(".0")
+    shown = "<0.1" if shown == "0" and share > 0 else ">99.9" if shown == "100" and share < 1 else shown
+    return f"{shown}%" if language == "zh" else f"{shown} %"
+
+
 def duration(seconds: Any, language: str) -> str:
     """Seconds as a person says them."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
@@ -88,6 +97,11 @@ def named(group: str, name: str, language: str) -> str:
         if has_text(key, language):
             return text(key, language)
     return name.replace("_", " ")
+
+
+def named_by(key: str, name: str, language: str) -> str:
+    """The text of a whole key where the catalogue has it, else the word itself."""
+    return text(key, language) if has_text(key, language) else name.replace("_", " ")
 
 
 def note(row: dict[str, Any], language: str) -> str:

@@ -16,7 +16,13 @@ def table(name: str) -> Any:
     """A table by its name without the ending, for instance `table("gpus")`. Callers must not change it."""
     import yaml
 
-    return yaml.safe_load(files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    # The same safe subset in C where PyYAML was built with it: a tenth of the time on the larger tables.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    reading = loader(files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    try:
+        return reading.get_single_data()
+    finally:
+        reading.dispose()
 
 
 @cache

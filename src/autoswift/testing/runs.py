@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from autoswift.domain.artifact import Deployment, Score
 from autoswift.domain.budget import Budget
-from autoswift.domain.decision import Decision
+from autoswift.domain.decision import Decision, Evidence
 from autoswift.domain.profile import GIB, Device, HardwareProfile
 from autoswift.domain.task import Language, Task
 from autoswift.domain.trial import FINAL_TRAINING, Outcome
@@ -172,7 +172,9 @@ def _out_of_memory(w: _Writer, number: int) -> float:
     )
     changes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
     because = "Half the micro-batch, twice the accumulation: the effective batch stays 16."
-    decision = Decision(name="per_device_train_batch_size", value=2, because=because, evidence=(evidence,))
+    decision = Decision(
+        name="per_device_train_batch_size", value=2, because=because, evidence=(Evidence(text=evidence),)
+    )
     w.event("remedy", trial=number, attempt=1, decision=decision, changes=changes)
     w.event("decision", decision=decision)
     return 21.0

@@ -6,13 +6,14 @@ import re
 from functools import cache
 
 from autoswift.tables import table
-from autoswift.understand.lexicon import clause_of, group, near, negated
+from autoswift.understand.setting import clause_of, group, is_subject, near, negated
 
-_NUMBERS = {"单": 1, "one": 1, "single": 1, "双": 2, "两": 2, "二": 2, "two": 2, "dual": 2, "三": 3}
-_NUMBERS |= {"四": 4, "four": 4, "八": 8, "eight": 8}
-_COUNTED = re.compile(rf"({'|'.join(_NUMBERS)}|\d{{1,3}})\s?-?(?:卡|张|块|台|[x×*]|gpu|card)")
-_TIMES = re.compile(r"[x×*]\s?(\d{1,3})$")
+_NUMBERS = {"单": 1, "一": 1, "one": 1, "single": 1, "双": 2, "两": 2, "二": 2, "two": 2, "dual": 2, "三": 3, "three": 3}
+_NUMBERS |= {"四": 4, "four": 4, "五": 5, "六": 6, "six": 6, "八": 8, "eight": 8, "十六": 16}
+_COUNTED = re.compile(rf"({'|'.join(sorted(_NUMBERS, key=len, reverse=True))}|\d{{1,3}})\s?-?(?:卡|张|块|台|[x×*]|gpu|card|(?=h\d|a\d|l\d|v\d|b\d|rtx))")
+_TIMES = re.compile(r"[x×*]\s?(\d{1,3})$|([单双四八])卡$")
 _GIGABYTES = re.compile(r"(?<!\d)(\d{1,4})\s?(?:gib|gb|g)(?![a-z])")
+_CARD_G = re.compile(r"(?<![a-z0-9])a10g")
 _MAIN_MEMORY = re.compile(r"内存|(?<!v)ram(?!\w)|unified")
 
 
@@ -29,7 +30,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 def _hardware() -> re.Pattern[str]:
     """Any machine; what says more comes first."""
     card = (
-        rf"(?<![a-z0-9.]){_text('count')}?(?:nvidia\s?)?(?:geforce\s?)?{_text('gpu')}(?![a-z0-9])"
+        rf"(?<![a-z0-9.]){_text('count')}?(?:nvidia\s?)?(?:geforce\s?)?{_text('gpu')}s?(?![a-z0-9])"
         r"(?:\s?[x×*]\s?\d{1,3}(?![\dg]))?(?:\s?(?:显卡|gpus?|cards?)(?![a-z]))?"
     )
     parts = (_text("no_gpu"), card, _text("machine"), _text("memory"), _text("cards"))
@@ -59,12 +60,13 @@ def device_count(words: tuple[str, ...]) -> int | None:
     for one in map(str.lower, words):
         m = _TIMES.search(one) or _COUNTED.match(one)
         if m:
-            return _NUMBERS.get(m.group(1)) or int(m.group(1))
+            number = next(g for g in m.groups() if g)
+            return _NUMBERS.get(number) or int(number)
     return None
 
 
 def constraints(text: str, machines: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """Licence, privacy, latency, size, device count and answer language that a normalised sentence demands.
+    """Licence, privacy, offline, latency, size, cost, device count and answer language that a normalised sentence demands.
 
     Returns:
         The constraints, and for each the words that it rests on.
@@ -89,13 +91,20 @@ def _worded(text: str) -> dict[str, tuple[str, str]]:
     for name, values in table("understand")["constraints"].items():
         for value in values:
             m = _constraint(name, value).search(text)
-            if m and not (name == "licence" and negated(text, m.start())):
+            if m and not _mentioned(name, text, m):
                 found.setdefault(name, (value, m.group()))
     return found
 
 
+def _mentioned(name: str, text: str, m: re.Match[str]) -> bool:
+    """Whether the words of a constraint only mention it: "not open source", "questions about GDPR"."""
+    if name == "licence":
+        return negated(text, m.start())
+    return name == "privacy" and is_subject(text, m.start(), m.end())
+
+
 def _measured(text: str) -> dict[str, tuple[str, str]]:
-    """Latency and model size."""
+    """Latency, model size, and what training may cost in money and time."""
     found: dict[str, tuple[str, str]] = {}
     said = re.search(
         rf"{_text('latency_before')}[^,.;，。；]{{0,16}}?({_text('duration')})|({_text('duration')})(?:响应|返回|回复|出结果)",
@@ -105,6 +114,9 @@ def _measured(text: str) -> dict[str, tuple[str, str]]:
         found["latency"] = ((said.group(1) or said.group(2)).strip(), said.group())
     elif low := _pattern("latency_low").search(text):
         found["latency"] = ("low", low.group())
+    for name in ("budget", "time"):
+        if spent := _pattern(name).search(text):
+            found[name] = (next(g for g in spent.groups() if g).strip(), spent.group())
     if size := _pattern("parameters").search(text):
         found["parameters"] = (f"<={size.group(1) or size.group(2)}B", size.group())
     return found
@@ -117,7 +129,7 @@ def _of_machines(machines: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     if count:
         found["devices"] = (str(count), ", ".join(machines))
     for one in machines:
-        m = _GIGABYTES.search(one.lower())
+        m = _GIGABYTES.search(_CARD_G.sub("", one.lower()))
         if m and not _MAIN_MEMORY.search(one.lower()):
             found.setdefault("memory_gb", (m.group(1), one))
     return found

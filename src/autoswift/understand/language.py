@@ -23,6 +23,10 @@ HAN_PER_WORD = 1.7
 MIXED_LOW, MIXED_HIGH = 0.35, 0.80
 """Below a Latin share of 35 % of the words a text is Chinese with borrowed words; above 80 % it is English that
 names something in Chinese; between them neither language carries the sentence alone."""
+OWN_SHARE = 0.08
+"""Two ordinary English words make a Chinese sentence mixed from this share of its words: two to 23 Chinese ones."""
+ONE_SHARE, ONE_AMONG = 0.2, 0.1
+"""A single ordinary English word does in a very short sentence only, or beside terms that are English as well."""
 SURE = 0.9
 """py3langid is asked about short texts, where it is right only when it is nearly certain."""
 SAMPLE = 20_000
@@ -60,6 +64,47 @@ def detect(text: str) -> str:
     if share < MIXED_LOW:
         return "zh"
     return "en" if share > MIXED_HIGH else "mixed"
+
+
+def spoken(sentence: str) -> str:
+    """The language of a request: as `detect`, but one sentence is mixed as soon as both languages carry a part of it.
+
+    In a Chinese sentence names, units and the field's own terms ("用 LoRA 微调 Qwen") are borrowed words; ordinary
+    English words ("能指出 risky clauses") are not. In an English sentence any Chinese word is one of Chinese.
+    """
+    found = detect(sentence)
+    if found not in ("zh", "en") or not HAN.search(sentence):
+        return found
+    if found == "en":
+        return "mixed"
+    han = length_of(HAN, sentence) / HAN_PER_WORD
+    words = [part for w in LATIN_WORD.findall(sentence[:SAMPLE]) for part in w.split("-")]
+    borrowed = frozenset(table("understand")["technical"])
+    own = [w for w in words if _ordinary(w) and w.lower() not in borrowed]
+    if len(own) >= 2:
+        return "mixed" if len(own) >= OWN_SHARE * (len(own) + han) else "zh"
+    known = any(w.lower() in _english() for w in own)
+    return "mixed" if known and 1 >= (ONE_SHARE if len(words) < 3 else ONE_AMONG) * (1 + han) else "zh"
+
+
+def _ordinary(word: str) -> bool:
+    """Whether a Latin word may be an ordinary one: no abbreviation, no name, no single letter."""
+    return len(word) > 2 and (word.islower() or (word.istitle() and word.lower() in _english()))
+
+
+@cache
+def _english() -> frozenset[str]:
+    """English words that the lexicon knows, singly."""
+    lexicon = table("understand")
+    words = {
+        w
+        for name in ("domain", "goal", "modality")
+        for ws in lexicon[name].values()
+        for group in ws.values()
+        for w in group
+    }
+    single = {part for w in words if w.isascii() for part in w.lower().replace("-", " ").split()}
+    return frozenset(w for w in single | set(lexicon["english_common"]) if w.isalpha())
 
 
 def _without_han(text: str, words: list[str]) -> str:

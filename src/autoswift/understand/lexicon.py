@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from autoswift.tables import table
+from autoswift.understand import setting
+from autoswift.understand.setting import Hit, alternation, negated, normalise, tidy
 
-CLAUSE_END = re.compile(r"[,.;:!?，。；：！？、\n]|\s[-–—]\s|——")
-REACH_ZH, REACH_EN = 10, 40
-"""Characters that a negation reaches forward within its clause: about four Chinese words, six English ones."""
-NEAR = 24
-"""Characters between a place ("树莓派") and the word that makes it a place to serve ("部署到"), at most."""
-TYPO_LETTERS = 7
-"""Shorter words are not corrected: one changed letter makes another common word of them (baking, banking)."""
-EMPLOYER, SELF, ABOUT = 0.3, 0.5, 0.3
-"""What is left of a word's weight when it only names who asks ("I'm a lawyer") or a topic ("about a lawyer")."""
+__all__ = ["Hit", "confidence", "correct_typos", "corrected", "hits", "normalise", "scores", "tidy"]
 
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A word of the lexicon in a sentence; `weight` already carries the context."""
-
-    value: str
-    word: str
-    start: int
-    end: int
-    weight: float
-    negated: bool = False
-
-
-def tidy(text: str) -> str:
-    """Full-width to half-width, one space for many; the length may change."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
-
-
-def normalise(text: str) -> str:
-    """`tidy` in lower case, as the lexicon is matched."""
-    return tidy(text).lower()
-
-
-def word_pattern(word: str) -> str:
-    """A word as a regular expression: Latin words whole, with a plural; others anywhere."""
-    body = re.sub(r"(?:\\ |\s|\\-|-)+", r"[\\s-]+", re.escape(word.lower()))
-    if not re.search(r"[a-z0-9]", word.lower()):
-        return body
-    left = r"(?<![a-z0-9])" if word[0].isascii() and word[0].isalnum() else ""
-    plural = "(?:s|es)?" if word[-1].isascii() and word[-1].isalpha() else ""
-    right = r"(?![a-z0-9])" if word[-1].isascii() and word[-1].isalnum() else ""
-    return f"{left}{body}{plural}{right}"
-
-
-def alternation(words: Iterable[str]) -> re.Pattern[str]:
-    """One pattern for many words, longest first."""
-    return re.compile("|".join(word_pattern(w) for w in sorted(set(words), key=lambda w: (-len(w), w))))
+FADING = 0.6
+"""So that "总结患者的病史给医生" stays a summary: many topic words never outvote the named task by their number."""
+TYPO_LETTERS, PART_LETTERS = 5, 6
+"""Shorter words are not corrected, whole entries and parts of longer ones: one letter makes another word of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,51 +70,6 @@ def _lookup(found: str, speaks: Mapping[str, list[tuple[str, float]]]) -> list[t
     return []
 
 
-@cache
-def group(section: str, name: str = "") -> re.Pattern[str]:
-    """A word list of the table as one pattern, for instance `group("negation", "en")` or `group("serving")`."""
-    entry: Any = table("understand")[section]
-    return alternation(entry[name] if name else entry)
-
-
-def clause_of(text: str, at: int) -> tuple[int, int]:
-    """Start and end of the clause that holds a position."""
-    start = max((m.end() for m in CLAUSE_END.finditer(text, 0, at)), default=0)
-    after = CLAUSE_END.search(text, at)
-    return start, after.start() if after else len(text)
-
-
-def negated(text: str, start: int) -> bool:
-    """Whether a negation in the same clause reaches the word that begins at `start`."""
-    begin, _ = clause_of(text, start)
-    before = text[begin:start]
-    blocked = [m.span() for m in group("negation", "not_negation").finditer(before)]
-    for name, reach in (("zh", REACH_ZH), ("en", REACH_EN)):
-        for m in group("negation", name).finditer(before):
-            gap = before[m.end() :]
-            if any(a <= m.start() < b for a, b in blocked) or len(gap) > reach:
-                continue
-            # "不要太长的客服回答": what stands before 的 is refused, what follows is wanted.
-            if (name == "zh" and "的" in gap) or group("negation", "stop").search(gap):
-                continue
-            return True
-    return False
-
-
-def _setting(text: str, start: int, end: int) -> float:
-    """What remains of a domain word's weight in its context, 0 to 1."""
-    begin, stop = clause_of(text, start)
-    before, after = text[begin:start], text[end:stop]
-    factor = 1.0
-    if re.match(r"\s*" + f"(?:[^\\s的]{{0,4}}?)(?:{group('setting', 'employer_after').pattern})", after):
-        factor = min(factor, EMPLOYER)
-    if any(len(before) - m.end() <= 12 for m in group("setting", "self_before").finditer(before)):
-        factor = min(factor, SELF)
-    if any(len(before) - m.end() <= 24 for m in group("setting", "about_before").finditer(before)):
-        factor = min(factor, ABOUT)
-    return factor
-
-
 def hits(text: str, facet: str) -> list[Hit]:
     """The words of a facet in a normalised sentence, leftmost and longest, with negation and context applied.
 
@@ -168,29 +82,62 @@ def hits(text: str, facet: str) -> list[Hit]:
         if not values or any(value == "none" for value, _ in values):
             continue
         refused = negated(text, m.start())
-        factor = _setting(text, m.start(), m.end()) if facet == "domain" else 1.0
-        found += [Hit(v, m.group(), m.start(), m.end(), w * factor, refused) for v, w in values if w]
+        factor = _factor(text, m, facet)
+        found += [Hit(v, m.group(), m.start(), m.end(), w * factor, refused, factor) for v, w in values if w]
+    found += _phrases(text, facet)
+    return setting.placed(text, found) if facet == "domain" else found
+
+
+def decoyed(text: str, facet: str) -> bool:
+    """Whether a normalised sentence has a phrase that looks like a value of the facet and is none."""
+    lexicon = _facet(facet)
+    return any(value == "none" for m in lexicon.matches(text) for value, _ in _lookup(m.group(), lexicon.speaks))
+
+
+def _factor(text: str, m: re.Match[str], facet: str) -> float:
+    if facet == "modality" and setting.already_text(text, m.end()):
+        return 0.0
+    return setting.setting(text, m.start(), m.end()) if facet in ("domain", "modality") else 1.0
+
+
+@cache
+def _patterns(facet: str) -> tuple[tuple[str, float, re.Pattern[str]], ...]:
+    values = table("understand")["phrases"].get(facet, {})
+    return tuple(
+        (value, float(weight), re.compile(pattern))
+        for value, weights in values.items()
+        for weight, patterns in weights.items()
+        for pattern in patterns
+    )
+
+
+def _phrases(text: str, facet: str) -> list[Hit]:
+    """What the table's phrases find; where a value's phrase itself begins with a negation, that is its meaning."""
+    found = []
+    for value, weight, pattern in _patterns(facet):
+        for m in pattern.finditer(text):
+            factor = 0.0 if facet == "modality" and value != "text" and setting.already_text(text, m.end()) else 1.0
+            if factor:
+                found.append(Hit(value, m.group().strip(), m.start(), m.end(), weight, negated(text, m.start())))
     return found
 
 
-def near(text: str, start: int, end: int, words: re.Pattern[str]) -> bool:
-    """Whether one of the words stands in the same clause within `NEAR` characters of a span."""
-    begin, stop = clause_of(text, start)
-    window = text[max(begin, start - NEAR) : min(stop, end + NEAR)]
-    return bool(words.search(window))
-
-
 def scores(found: Iterable[Hit]) -> dict[str, float]:
-    """Weight by value over distinct words; refused words do not count."""
+    """Weight by value over distinct words, each further word counting less; refused words do not count."""
     best: dict[tuple[str, str], float] = {}
     for h in found:
-        if not h.negated:
+        if not h.negated and h.weight > 0:
             key = (h.value, _key(h.word).removesuffix("s"))
             best[key] = max(best.get(key, 0.0), h.weight)
-    total: dict[str, float] = {}
+    weights: dict[str, list[float]] = {}
     for (value, _), weight in best.items():
-        total[value] = total.get(value, 0.0) + weight
-    return total
+        weights.setdefault(value, []).append(weight)
+    return {value: _together(ws) for value, ws in weights.items()}
+
+
+def _together(weights: list[float]) -> float:
+    """Three words of a topic say it, ten say it no louder: the n-th heaviest counts `FADING` to the power n."""
+    return sum(w * FADING**n for n, w in enumerate(sorted(weights, reverse=True)))
 
 
 def confidence(best: float, second: float) -> float:
@@ -199,26 +146,31 @@ def confidence(best: float, second: float) -> float:
 
 
 @cache
-def _single_words() -> frozenset[str]:
-    names = {w for facet in ("domain", "goal", "modality", "deploy") for w in _facet(facet).speaks}
-    return frozenset(w for w in names if w.isascii() and w.isalpha() and len(w) >= TYPO_LETTERS)
+def _single_words() -> dict[str, tuple[str, ...]]:
+    """Words that a typo may be meant for, by first letter: those of the lexicon, whole or parts of its phrases."""
+    found: dict[str, set[str]] = {}
+    for facet in ("domain", "goal", "modality", "deploy"):
+        for name in _facet(facet).speaks:
+            for part in name.split():
+                letters = TYPO_LETTERS if part == name else PART_LETTERS
+                if part.isascii() and part.isalpha() and len(part) >= letters:
+                    found.setdefault(part[0], set()).add(part)
+    return {first: tuple(sorted(words)) for first, words in found.items()}
+
+
+@cache
+def _right() -> frozenset[str]:
+    return frozenset(table("understand")["not_typos"]) | frozenset(table("understand")["english_common"])
 
 
 @cache
 def corrected(word: str) -> str | None:
     """A lexicon word that one mistyped, missing, extra or swapped letter makes of `word`, or None."""
-    known = _single_words()
-    if word in known or word.removesuffix("s") in known or word in table("understand")["not_typos"]:
+    known = _single_words().get(word[0], ())
+    if word in _right() or any(word.startswith(name) for name in known):
         return None
-    for name in sorted(known):
-        if (
-            abs(len(name) - len(word)) <= 1
-            and name[0] == word[0]
-            and not word.startswith(name)
-            and _one_slip(name, word)
-        ):
-            return name
-    return None
+    near = [name for name in known if abs(len(name) - len(word)) <= 1 and _one_slip(name, word)]
+    return near[0] if near else None
 
 
 def _one_slip(a: str, b: str) -> bool:
@@ -242,4 +194,4 @@ def correct_typos(text: str) -> tuple[str, tuple[str, ...]]:
         changes.append(f"{m.group()} → {right}")
         return right
 
-    return re.sub(r"(?<![a-z0-9])[a-z]{7,}(?![a-z0-9])", mend, text), tuple(changes)
+    return re.sub(r"(?<![a-z0-9])[a-z]{5,}(?![a-z0-9])", mend, text), tuple(changes)

@@ -22,6 +22,11 @@ def printable(value: object) -> object:
     return value
 
 
+def whole(path: object) -> str:
+    """A path as text that can be written: bytes of its name that are no UTF-8 replaced."""
+    return str(path).encode("utf-8", "replace").decode("utf-8")
+
+
 @dataclass
 class Findings:
     """Collects the problems of one file; texts are `data.<kind>` and `data.<kind>_fix` in the catalogue."""
@@ -31,25 +36,49 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     shown: dict[str, int] = field(default_factory=dict)
 
-    def make(self, kind: str, severity: Severity, *, where: dict[str, Any] | None = None, **values: object) -> Problem:
-        """A problem with its texts; `where` gives line, row, column, member; `values` fill the texts."""
-        given = {k: printable(v) for k, v in ({"file": Path(self.file).name} | (where or {}) | values).items()}
+    def make(
+        self, kind: str, severity: Severity, *, where: dict[str, Any] | None = None, text: str = "", **values: object
+    ) -> Problem:
+        """A problem with its texts.
+
+        Args:
+            kind: names the texts.
+            severity: error stops, warn goes on and says so, flag keeps the rows and marks them.
+            where: line, row, column, member; file, where it is another one than `self.file`.
+            text: names other texts than those of the kind.
+            values: fill the texts.
+        """
+        text = text or kind
+        place = {"file": self.file} | {k: v for k, v in (where or {}).items() if v is not None}
+        name = Path(place["file"]).name or place["file"]
+        name = f"{name} ({place['member']})" if "member" in place else name
+        shown = {"line": "?", "row": "?"} | place | values | {"file": name}
+        given = {k: printable(v) for k, v in shown.items()}
         return Problem(
             kind=kind,
             severity=severity,
-            message=say(f"data.{kind}", self.language, **given),
-            fix=say(f"data.{kind}_fix", self.language, **given),
-            file=self.file,
-            **{k: printable(v) for k, v in (where or {}).items()},  # type: ignore[arg-type]
+            message=say(f"data.{text}", self.language, **given),
+            fix=say(f"data.{text}_fix", self.language, **given),
+            **{k: whole(v) if k == "file" else printable(v) for k, v in place.items()},  # type: ignore[arg-type]
         )
 
-    def add(self, kind: str, severity: Severity, *, where: dict[str, Any] | None = None, **values: object) -> None:
+    def add(
+        self, kind: str, severity: Severity, *, where: dict[str, Any] | None = None, text: str = "", **values: object
+    ) -> None:
         """Adds a problem; of one kind at most `SHOWN` are kept."""
-        self.shown[kind] = self.shown.get(kind, 0) + 1
-        if self.shown[kind] <= SHOWN:
-            self.problems.append(self.make(kind, severity, where=where, **values))
+        if self._room(kind):
+            self.problems.append(self.make(kind, severity, where=where, text=text, **values))
 
-    def error(self, kind: str, *, where: dict[str, Any] | None = None, **values: object) -> DataError:
+    def take(self, problem: Problem) -> None:
+        """Adds a problem that is made already."""
+        if self._room(problem.kind):
+            self.problems.append(problem)
+
+    def _room(self, kind: str) -> bool:
+        self.shown[kind] = self.shown.get(kind, 0) + 1
+        return self.shown[kind] <= SHOWN
+
+    def error(self, kind: str, *, where: dict[str, Any] | None = None, text: str = "", **values: object) -> DataError:
         """The error that ends the reading, with all problems found until then."""
-        problem = self.make(kind, "error", where=where, **values)
+        problem = self.make(kind, "error", where=where, text=text, **values)
         return DataError(problem.message, "", problem.fix, (*self.problems, problem))

@@ -1,234 +1,272 @@
-"""Reads a data file into records with line numbers, or says by file and line why it cannot."""
+"""Opens data files, folders and archives as a stream of records, or says by file and line why it cannot."""
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import itertools
+import os
 import re
-import stat
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoswift.domain.profile import Problem
+from autoswift.domain.profile import Problem, Severity
+from autoswift.errors import DataError
 from autoswift.run.files import file_sha256
-from autoswift.understand import encoding, parse
 from autoswift.understand.problems import Findings
+from autoswift.understand.readers import choose, files
+from autoswift.understand.readers.base import BombError, DamagedError, Job, Limits
+from autoswift.understand.records import Record, Source
 
-MAX_BYTES = 512 * 2**20
-"""A file is read whole, and its records take about six times its size: 512 MiB need 3 GiB of memory. Larger files
-wait for a streaming reader."""
-MAX_RATIO = 100
-"""JSON and CSV shrink by 3 to 20 when compressed; beyond 100 the file was made to fill memory."""
-RATIO_FROM = 16 * 2**20
-"""Small files may be that repetitive by accident; 16 MiB hurt nobody."""
-SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv"}
-NULL_SHARE = 0.01
-"""A stray NUL is dropped; one byte in a hundred is a file with holes (a broken download)."""
+__all__ = ["FileSource", "Limits", "Paths", "open_source"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawData:
-    """A file's records before anything was made of them.
-
-    Attributes:
-        format: json, jsonl, csv or tsv.
-        rows: the records, each as parsed. lines: the line that each begins on, from 1.
-        lost: records that could not be read, by reason.
-        columns: role to column name, as the user gave it.
-    """
-
-    path: str
-    sha256: str
-    format: str
-    encoding: str
-    rows: tuple[Any, ...]
-    lines: tuple[int, ...]
-    lost: dict[str, int]
-    columns: dict[str, str]
-    problems: tuple[Problem, ...] = ()
+Paths = str | Path | Sequence[str | Path]
+CHECKED_ROWS = 200
+"""Records in which a column that the user names must come: rare columns of JSON are there by then."""
+_HUB = re.compile(r"(?:hf|ms|huggingface|modelscope)(?:://|::)\S+", re.IGNORECASE)
 
 
-def read(path: Path, columns: Mapping[str, str] = {}, *, language: str = "en") -> RawData:
-    """Reads a data file.
+def open_source(
+    paths: Paths, columns: Mapping[str, str] = {}, *, language: str = "en", limits: Limits | None = None
+) -> Source:
+    """Opens a data file, a folder, an archive, or several of them.
 
     Args:
-        path: json, jsonl, csv or tsv, also gzipped; what it is called matters less than what it holds.
+        paths: what they are called matters less than what they hold. A pattern ("data/*.jsonl") is spread.
         columns: role to column name ("user", "assistant", …), where the user says it.
         language: of the problems' texts, zh or en.
+        limits: of what is read; by default `Limits()`.
+
+    Returns:
+        The source; its first record has been read, so that a file that is none of ours is refused here.
 
     Raises:
         DataError: with each finding by file and line.
     """
-    findings = Findings(str(path), language)
-    data = _bytes(path, findings)
-    suffix = _suffix(path)
-    text, name = _text(data, findings)
-    parsed = _parse(text, suffix, findings)
-    if not parsed.rows:
-        raise findings.error("no_rows", where={"line": 1})
-    _check_columns(parsed, columns, findings)
-    return RawData(
-        path=str(path),
-        sha256=file_sha256(path),
-        format=parsed.format,
-        encoding=name,
-        rows=tuple(parsed.rows),
-        lines=tuple(parsed.lines),
-        lost=dict(parsed.lost),
-        columns=dict(columns),
-        problems=tuple(findings.problems),
-    )
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    return FileSource([str(p) for p in given], columns, language, limits or Limits())
 
 
-def _suffix(path: Path) -> str:
-    suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".gzip"):
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
+class FileSource:
+    """See `records.Source`."""
+
+    def __init__(self, given: Sequence[str], columns: Mapping[str, str], language: str, limits: Limits) -> None:
+        """Finds the files and looks at the first record.
+
+        Raises:
+            DataError: as `open_source`.
+        """
+        self.path = given[0] if len(given) == 1 else ", ".join(given)
+        self.format = self.encoding = ""
+        self.columns: Mapping[str, str] = dict(columns)
+        self.findings = Findings(self.path, language)
+        self.lost: dict[str, int] = {}
+        self.limits = limits
+        self.files, self.notes = self._find(given)
+        self._reported, self._sha256 = 0, ""
+        for _ in self:
+            break
+
+    def _find(self, given: Sequence[str]) -> tuple[list[tuple[str, Path]], list[files.Note]]:
+        found: list[tuple[str, Path]] = []
+        notes: list[files.Note] = []
+        for name in self._spread(given):
+            if _HUB.match(name):
+                raise self.findings.error("needs_hub", where={"file": name}, name=name)
+            try:
+                path = Path(name).expanduser()
+                wrong = files.check_regular(path)
+            except (OSError, ValueError, RuntimeError) as exc:
+                raise self.findings.error("unreadable", where={"file": name}, reason=str(exc)) from exc
+            if wrong == "is_folder":
+                inside, about = files.in_folder(path, name.rstrip("/") or "/", self.limits)
+                found += inside
+                notes += about
+            elif wrong:
+                raise self.findings.error(wrong, where={"file": name}, path=name)
+            else:
+                found.append((name, path))
+        if not found and not any(n.refused for n in notes):
+            raise self.findings.error("empty_folder")
+        return list(dict(found).items()), notes
+
+    def _spread(self, given: Sequence[str]) -> Iterator[str]:
+        """The names given; a pattern becomes the files that it fits."""
+        for name in given:
+            if any(c in name for c in "*?[") and not _HUB.match(name) and not os.path.exists(name):
+                yield from sorted(glob.glob(name, recursive=True)) or [name]
+            else:
+                yield name
+
+    @property
+    def sha256(self) -> str:
+        """Of the file; over the sorted list of (name, hash) when there are several."""
+        if not self._sha256:
+            hashes = [(shown, file_sha256(path)) for shown, path in self.files]
+            whole = "".join(f"{name}\0{value}\n" for name, value in sorted(hashes))
+            several = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
+            self._sha256 = hashes[0][1] if len(hashes) == 1 else several
+        return self._sha256
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records; see `records.Source`."""
+        return _Reading(self).records()
+
+    def report(self, number: int, make: Any) -> None:
+        """Takes the problem number `number` of a reading, unless an earlier reading brought it."""
+        if number > self._reported:
+            self._reported = number
+            make()
 
 
-def _bytes(path: Path, findings: Findings) -> bytes:
-    """The file's bytes, unpacked when gzipped.
+class _Reading:
+    """One pass over a source.
 
-    Raises:
-        DataError: when it is not there, no plain file, empty, too large, or packed to explode.
+    The same files give the same problems in the same order: those that an earlier pass reported are told by their
+    number.
     """
-    try:
-        info = path.stat()
-        if stat.S_ISDIR(info.st_mode):
-            raise findings.error("is_folder")
-        if not stat.S_ISREG(info.st_mode):
-            raise findings.error("not_a_file")
-        if info.st_size > MAX_BYTES:
-            raise findings.error("too_large", size=info.st_size // 2**20, limit=MAX_BYTES // 2**20)
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise findings.error("no_such_file", path=path) from exc
-    except (OSError, ValueError) as exc:
-        raise findings.error("unreadable", reason=str(exc)) from exc
-    kind = encoding.magic(data)
-    if kind and kind[0] == "gzip":
-        data = _unpack(data, findings)
-        kind = encoding.magic(data)
-    if kind:
-        names = {"image": "image_as_json", "zip": "archive", "gzip": "archive"}
-        raise findings.error(names.get(kind[0], "binary_garbage"), where={"line": 1}, found=kind[1])
-    if not data.strip(b"\xef\xbb\xbf \t\r\n"):
-        raise findings.error("empty_file")
-    return data
 
+    def __init__(self, source: FileSource) -> None:
+        self.source, self.count, self.parts, self.rows = source, 0, 0, 0
+        self.lost: dict[str, int] = {}
+        self.failures: list[DataError] = []
+        self.held: DataError | None = None
 
-def _unpack(data: bytes, findings: Findings) -> bytes:
-    """Gunzips, stopping where the size or the ratio is hostile.
+    def report(self, kind: str, severity: Severity, where: dict[str, Any], values: Mapping[str, object]) -> None:
+        """Adds a problem to the source's findings."""
+        self.count += 1
+        rest = dict(values)
+        text = str(rest.pop("text", ""))
+        findings = self.source.findings
+        self.source.report(self.count, lambda: findings.add(kind, severity, where=where, text=text, **rest))
 
-    Raises:
-        DataError: zip_bomb, binary_garbage (a broken archive).
-    """
-    limit = min(MAX_BYTES, max(RATIO_FROM, len(data) * MAX_RATIO))
-    out = bytearray()
-    rest = data
-    try:
-        while rest:  # a gzip file may hold several members
-            unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            out += unpacker.decompress(rest, limit + 1 - len(out))
-            if len(out) > limit or unpacker.unconsumed_tail:
-                raise findings.error("zip_bomb", limit=limit // 2**20, ratio=MAX_RATIO)
-            if not unpacker.eof:
-                raise zlib.error("truncated")
-            rest = unpacker.unused_data.lstrip(b"\x00")
-    except zlib.error as exc:
-        raise findings.error("binary_garbage", where={"line": 1}, found=f"gzip ({exc})") from exc
-    return bytes(out)
+    def lose(self, reason: str) -> None:
+        """Counts a record that could not be read."""
+        self.lost[reason] = self.lost.get(reason, 0) + 1
+        self.source.lost[reason] = max(self.lost[reason], self.source.lost.get(reason, 0))
 
+    def records(self) -> Iterator[Record]:
+        """The records of all parts.
 
-def _text(data: bytes, findings: Findings) -> tuple[str, str]:
-    """The bytes as text, with plain line ends, and their encoding.
+        Raises:
+            DataError: nothing can be made of the only part, or of none of several.
+        """
+        source = self.source
+        for note in source.notes:
+            self._note(note)
+        for shown, path in source.files:
+            try:
+                for part in files.parts_of(path, shown, source.limits):
+                    if isinstance(part, files.Note):
+                        self._note(part)
+                    else:
+                        yield from self._part(part)
+            except BombError:
+                raise self._bomb({"file": shown}) from None
+            except (DamagedError, OSError) as exc:
+                kind = "unreadable" if isinstance(exc, OSError) else "binary_garbage"
+                where = {"file": shown} | ({} if isinstance(exc, OSError) else {"line": 1})
+                reason = getattr(exc, "strerror", None) or str(exc)
+                self._fail(source.findings.error(kind, where=where, reason=reason, found=reason))
+                self.parts += 1
+        self._conclude()
 
-    Raises:
-        DataError: null_bytes, binary_garbage, html_error_page.
-    """
-    name = encoding.sniff(data)
-    text = data.decode(name, errors="replace")
-    if name in ("utf-8", "utf-8-sig", "gb18030", "big5", "cp1252") and "\x00" in text:
-        zeros = text.count("\x00")
-        if zeros > NULL_SHARE * len(text):
-            printable = text.replace("\x00", "")
-            raise findings.error(
-                "binary_garbage" if encoding.is_binary(printable) else "null_bytes",
-                where={"line": 1},
-                count=zeros,
-                found="data",
-            )
-        findings.add("null_bytes", "warn", where={"line": 1 + text.count("\n", 0, text.index("\x00"))}, count=zeros)
-        text = text.replace("\x00", "")
-    if encoding.is_binary(text):
-        raise findings.error("binary_garbage", where={"line": 1}, found="data")
-    if re.match(r"\s*(?:<!doctype html|<html|<\?xml[^>]*>\s*<html|<head|<body)", text[:2000], re.IGNORECASE):
-        raise findings.error("html_error_page", where={"line": 1})
-    if name not in ("utf-8", "utf-8-sig"):
-        findings.add("encoding_found", "flag", encoding=name)
-    broken = text.count("\ufffd") if "\ufffd" in text and not _decodable(data, name) else 0
-    if broken:
-        line = 1 + text.count("\n", 0, text.index("\ufffd"))
-        findings.add("encoding_error", "warn", where={"line": line}, count=broken, encoding=name)
-    return text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), name
+    def _note(self, note: files.Note) -> None:
+        """Reports what was found about a file before reading it.
 
+        Raises:
+            DataError: zip_bomb.
+        """
+        text = "path_traversal_member" if note.kind == "path_traversal" else ""
+        if note.refused:
+            error = self.source.findings.error(note.kind, where=note.where, text=text, **note.values)
+            if note.kind == "zip_bomb":
+                raise error
+            self._fail(error)
+            self.parts += 1
+        else:
+            self.report(note.kind, note.severity, note.where, note.values | {"text": text})
 
-def _decodable(data: bytes, name: str) -> bool:
-    try:
-        data.decode(name)
-    except UnicodeDecodeError:
-        return False
-    return True
+    def _part(self, part: files.Part) -> Iterator[Record]:
+        source = self.source
+        self._release()
+        self.parts += 1
+        job = Job(
+            file=part.file,
+            member=part.member,
+            suffix=part.suffix,
+            findings=source.findings,
+            report=self.report,
+            limits=source.limits,
+            columns=dict(source.columns),
+            language=source.findings.language,
+            lost=self.lose,
+        )
+        before = self.rows
+        try:
+            for record in self._checked(choose.read(part.stream, job), job):
+                if self.rows == before:
+                    self._first_of(job)
+                self.rows += 1
+                yield record
+            if self.rows == before:
+                raise job.error("no_rows", where={"line": 1})
+        except BombError:
+            raise self._bomb({"file": part.file, "member": part.member}) from None
+        except DataError as exc:
+            if not part.stream.damage:
+                self._fail(exc)
+        if part.stream.damage:
+            self._damaged(part.stream.damage, self.rows - before, job)
 
+    def _bomb(self, where: dict[str, Any]) -> DataError:
+        limits = self.source.limits
+        size = limits.unpacked // 2**20
+        return self.source.findings.error("zip_bomb", where=where, limit=size, ratio=limits.ratio)
 
-def _parse(text: str, suffix: str, findings: Findings) -> parse.Parsed:
-    """Records by content first, by the file's name where the content leaves it open.
+    def _damaged(self, reason: str, rows: int, job: Job) -> None:
+        """A packed file ended before its time: what came before is kept."""
+        if rows:
+            job.add("damaged_archive", "warn", reason=reason, rows=rows)
+        else:
+            self._fail(job.error("binary_garbage", where={"line": 1}, found=reason))
 
-    Raises:
-        DataError: when it is neither JSON nor a table.
-    """
-    kind = SUFFIXES.get(suffix)
-    start = text.lstrip()[:1]
-    if kind is None:
-        if suffix in (".txt", ".md", ".text", ".log"):
-            raise findings.error("plain_text", where={"line": 1})
-        if start not in ("{", "["):
-            raise findings.error("unknown_format", suffix=suffix or "-")
-        kind = "json"
-    if kind in ("csv", "tsv"):
-        return parse.delimited(text, findings, "\t" if kind == "tsv" else None)
-    if start == "[" and (kind == "json" or not _line_arrays(text)):
-        return parse.json_document(text, findings)
-    return parse.json_lines(text, findings) if kind == "jsonl" else parse.json_document(text, findings)
+    def _checked(self, records: Iterator[Record], job: Job) -> Iterator[Record]:
+        """The records, when those at the beginning have the columns that the user names."""
+        if not job.columns:
+            return records
+        head = list(itertools.islice(records, CHECKED_ROWS))
+        names = dict.fromkeys(str(k) for r in head if isinstance(r.value, dict) for k in r.value)
+        if head and not job.columns_checked:
+            job.check_columns(list(names), head[0].line)
+        return itertools.chain(head, records)
 
+    def _first_of(self, job: Job) -> None:
+        source = self.source
+        source.format = job.format if source.format in ("", job.format) else "mixed"
+        source.encoding = source.encoding or job.encoding
 
-def _line_arrays(text: str) -> bool:
-    """Whether a .jsonl file that begins with "[" has a whole array on its first line (a dialogue a line)."""
-    import json
+    def _fail(self, exc: DataError) -> None:
+        self._release()
+        self.failures.append(exc)
+        self.held = exc
 
-    first, _, rest = text.lstrip().partition("\n")
-    try:
-        json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return bool(rest.strip())
+    def _release(self) -> None:
+        """A failure that turns out to be one of several parts' becomes a warning."""
+        if self.held is not None:
+            problem = self.held.problems[-1]
+            self.held = None
+            if isinstance(problem, Problem):
+                self.count += 1
+                self.source.report(self.count, lambda: self.source.findings.take(replace(problem, severity="warn")))
 
-
-def _check_columns(parsed: parse.Parsed, columns: Mapping[str, str], findings: Findings) -> None:
-    """Whether the columns that the user names are there, and not too many.
-
-    Raises:
-        DataError: no_such_column, too_many_columns.
-    """
-    there: dict[str, None] = {}
-    for row in parsed.rows:
-        if isinstance(row, dict):
-            there |= dict.fromkeys(row)
-            if len(row) > parse.MAX_COLUMNS:
-                raise findings.error("too_many_columns", where={"line": 1}, count=len(row), limit=parse.MAX_COLUMNS)
-    for role, name in columns.items():
-        if name not in there:
-            known = ", ".join(list(there)[:20]) or "-"
-            raise findings.error("no_such_column", where={"column": name}, role=role, known=known)
+    def _conclude(self) -> None:
+        if self.failures and (self.rows == 0 or self.parts == 1):
+            last = self.failures[0]
+            problem = last.problems[-1]
+            raise DataError(last.what, last.why, last.fix, (*self.source.findings.problems, problem))
+        self._release()
+        if self.rows == 0:
+            raise self.source.findings.error("no_rows", where={"line": 1})

@@ -35,7 +35,7 @@ class Source(Protocol):
 
     Attributes:
         path: as the user gave it.
-        format: json, jsonl, csv, tsv, xlsx, parquet, text, markdown, srt, hub, or `mixed` over several files.
+        format: json, jsonl, csv, tsv, xlsx, parquet, arrow, text, markdown, srt, hub, or `mixed` over several files.
         encoding: of the (first) file; empty where there is none.
         columns: role to column name, as the user gave it.
         findings: problems so far.

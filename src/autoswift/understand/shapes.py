@@ -1,324 +1,270 @@
-"""Recognises how a record writes its conversation and rewrites it as {"messages": [{"role", "content"}, …], …}."""
+"""Recognises how a record writes its conversation: by the names of its columns, then by what is in them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-from autoswift.tables import table
-from autoswift.understand.turns import Turn, parse_turns, role_of, text_of, transcript
+from autoswift.understand.columns import (
+    MEDIA_COLUMNS,
+    Row,
+    Shape,
+    key_of,
+    known_column,
+    map_columns,
+    media_columns,
+)
+from autoswift.understand.logs import join_turns
+from autoswift.understand.rewrite import rewrite, verdict
+from autoswift.understand.turns import ROLE_KEYS, is_turns, parse_turns, role_of, transcript
 
-Row = dict[str, Any]
-MEDIA_COLUMNS = ("images", "audios", "videos")
+__all__ = [
+    "MEDIA_COLUMNS", "Row", "Shape", "as_object", "guess", "is_record", "is_turn", "join_turns", "known_column",
+    "main_shape", "majority", "map_columns", "rewrite", "samples", "shape_of", "tells_task",
+]  # fmt: skip
+
 LABELS_MOST = 100
 """A column with more distinct values than this is no label: the largest public intent set has 150, most under 80."""
 LABEL_LENGTH = 40
 """Characters of a label, at most; beyond it is an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How records of one set of columns are read.
-
-    Attributes:
-        name: messages, sharegpt, alpaca, prompt_completion, question_answer, dialogue, labelled, text, preference,
-            pairs, turn_per_row or guessed.
-        task: as in CONTRACTS.
-        columns: role to column name.
-    """
-
-    name: str
-    task: str
-    columns: dict[str, str] = field(default_factory=dict)
-
-
-@cache
-def _aliases() -> dict[str, list[str]]:
-    return {role: [str(n).lower() for n in names] for role, names in table("understand")["columns"].items()}
-
-
-def map_columns(keys: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
-    """Role to column name: the user's word first, then the known names in their order."""
-    left = {str(k).strip().lower().replace(" ", "_"): k for k in keys if k not in given.values()}
-    found = {role: name for role, name in given.items() if name in keys}
-    for role, names in _aliases().items():
-        if role not in found:
-            name = next((left[n] for n in names if n in left), None)
-            if name is not None:
-                found[role] = name
-    return found
+SAMPLE = 200
+"""Rows that unknown columns are judged by: a share is then known to 7 points."""
+ASKING = 0.2
+"""By which share of cells that ask one column must lead another before it is the question in spite of their order."""
+_ASKS = re.compile(
+    r"[?？]\s*$|^(?:how|what|why|when|where|who|which|can|could|is|are|do|does|should|please)\b"
+    r"|怎么|如何|什么|为什么|吗[？?。]?$|呢[？?。]?$|能不能|可以.{0,8}吗|多少|哪|请",
+    re.IGNORECASE,
+)
+_JUDGING = frozenset(
+    map(
+        key_of,
+        (
+            "label",
+            "labels",
+            "desirable",
+            "feedback",
+            "is_good",
+            "liked",
+            "thumbs",
+            "kto_tag",
+            "点赞",
+            "是否满意",
+            "好坏",
+        ),
+    )
+)
+_ASK_ROLES = ("user", "instruction", "input")
+_ASIDE_ROLES = ("system", "history", "context", "choices", "tools", "group", "turn", "time", *MEDIA_COLUMNS)
+"""Roles that go with any task and decide none."""
+_USED = {
+    "sft": (*_ASK_ROLES, "assistant", "messages"),
+    "kto": (*_ASK_ROLES, "assistant", "messages", "label"),
+    "dpo": (*_ASK_ROLES, "assistant", "messages", "chosen", "rejected"),
+    "classification": ("text", "label", "anchor", "positive"),
+    "pretrain": ("text",),
+    "embedding": ("anchor", "user", "text", "positive", "negative", "score", "label"),
+    "reranking": ("user", "anchor", "candidates", "label"),
+    "turn_per_row": (*_ASK_ROLES, "assistant", "speaker", "text", "document", "score"),
+}
+"""The roles that a shape or a task reads: others are not shown as if they mattered."""
 
 
 def shape_of(row: Mapping[str, Any], given: Mapping[str, str]) -> Shape | None:
     """The shape of one record by its columns, or None when no known columns carry a conversation."""
     columns = map_columns([k for k, v in row.items() if v is not None], given)
-    has = columns.keys()
-    if given.keys() & {"user", "assistant"} and {"user", "assistant"} <= has:
-        return Shape("question_answer", "sft", columns)
-    turns = "messages" in has and parse_turns(row[columns["messages"]]) is not None
-    if turns:
-        sharegpt = "from" in str(row[columns["messages"]])[:200] and columns["messages"] in (
-            "conversations",
-            "conversation",
-        )
-        name = "sharegpt" if sharegpt else "messages" if columns["messages"] == "messages" else "dialogue"
-        if "rejected" in has:
-            return Shape("preference", "dpo", columns)
-        if isinstance(row.get(columns.get("label", "")), bool):
-            return Shape(name, "kto", columns)
-        return Shape(name, "sft", columns)
-    if {"chosen", "rejected"} <= has:
-        return Shape("preference", "dpo", columns)
-    return _from_columns(row, columns)
+    shape = _by_given(columns, given) or _of_conversations(row, columns) or _of_preference(columns)
+    shape = shape or _of_pairs(row, columns) or _of_answers(row, columns) or _of_texts(row, columns)
+    if shape is None:
+        return None
+    media = {} if any(kind in columns for kind in MEDIA_COLUMNS) else media_columns(row, shape.columns.values())
+    used = _USED.get(shape.name if shape.name in _USED else shape.task, ())
+    return Shape(
+        shape.name, shape.task, {r: c for r, c in shape.columns.items() if r in used or r in _ASIDE_ROLES} | media
+    )
 
 
-def _from_columns(row: Mapping[str, Any], columns: dict[str, str]) -> Shape | None:
-    has = columns.keys()
-    asks = has & {"user", "instruction", "input"}
-    if {"assistant", "rejected"} <= has and asks:
-        return Shape("preference", "dpo", columns)
-    if "positive" in has and has & {"anchor", "user", "text"}:
-        return Shape("pairs", "embedding", columns)
-    if "candidates" in has and asks:
-        return Shape("pairs", "reranking", columns)
-    if "assistant" in has and asks:
-        label = row.get(columns.get("label", ""))
-        if isinstance(label, bool):
-            return Shape("prompt_completion", "kto", columns)
-        name = (
-            "alpaca"
-            if "instruction" in has
-            else "prompt_completion"
-            if columns.get("user") == "prompt"
-            else "question_answer"
-        )
-        return Shape(name, "sft", columns)
-    body = next((role for role in ("text", "user", "input", "instruction") if role in has), "")
-    if body and "label" in has:
-        return Shape("labelled", "classification", {**columns, "text": columns[body]})
-    if "speaker" in has and "text" in has:
-        return Shape("turn_per_row", "sft", columns)
-    if "text" in has and isinstance(row[columns["text"]], str):
-        if transcript(row[columns["text"]]):
-            return Shape("dialogue", "sft", columns | {"messages": columns["text"]})
-        return Shape("text", "pretrain", columns)
+def _by_given(columns: Mapping[str, str], given: Mapping[str, str]) -> Shape | None:
+    """What the user's own words settle."""
+    roles = {r for r in given if r in columns}
+    only = {r: c for r, c in columns.items() if r in roles or (r in _ASIDE_ROLES and c not in given.values())}
+    if {"chosen", "rejected"} <= roles or ({"assistant", "rejected"} <= roles and roles & set(_ASK_ROLES)):
+        asks = {r: c for r, c in columns.items() if r in (*_ASK_ROLES, "messages")} if "rejected" in roles else {}
+        return Shape("preference", "dpo", asks | only)
+    if "positive" in roles and roles & {"anchor", "user", "text"}:
+        return Shape("pairs", "embedding", only)
+    if "assistant" in roles and roles & {*_ASK_ROLES, "text"}:
+        named = only if roles & set(_ASK_ROLES) else only | {"user": only["text"]}
+        return Shape("question_answer", "kto" if "label" in roles else "sft", named)
+    if "label" in roles and roles & {"text", "user"}:
+        return Shape("labelled", "classification", only | {"text": only.get("text") or only["user"]})
+    if {"speaker", "text"} <= roles:
+        return Shape("turn_per_row", "sft", only)
+    if roles - set(_ASIDE_ROLES) == {"text"}:
+        return Shape("text", "pretrain", only)
     return None
+
+
+def _of_conversations(row: Mapping[str, Any], columns: dict[str, str]) -> Shape | None:
+    """A cell that holds a whole conversation."""
+    name = columns.get("messages")
+    if name is None or parse_turns(row[name]) is None:
+        return None
+    if "rejected" in columns:
+        return Shape("preference", "dpo", columns)
+    sharegpt = "from" in str(row[name])[:200] and name in ("conversations", "conversation")
+    shape = "sharegpt" if sharegpt else "messages" if name == "messages" else "dialogue"
+    return Shape(shape, "kto" if _is_judged(row, columns) else "sft", columns)
+
+
+def _is_judged(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    """Whether a column says of the answer that it is good or bad. A number of stars does not, though 1 may be one."""
+    name = columns.get("label", "")
+    value = row.get(name)
+    return isinstance(value, bool) or (key_of(name) in _JUDGING and verdict(value) is not None)
+
+
+def _of_preference(columns: dict[str, str]) -> Shape | None:
+    asks = any(role in columns for role in _ASK_ROLES)
+    if "rejected" in columns and ("chosen" in columns or ("assistant" in columns and asks)):
+        return Shape("preference", "dpo", columns)
+    return None
+
+
+def _of_pairs(row: Mapping[str, Any], columns: dict[str, str]) -> Shape | None:
+    """Texts that belong together or not."""
+    asks = any(role in columns for role in _ASK_ROLES)
+    if "positive" in columns and ("anchor" in columns or "text" in columns or asks):
+        label = row.get(columns.get("label", ""))
+        if "anchor" in columns and isinstance(label, str) and "score" not in columns and verdict(label) is None:
+            return Shape("labelled", "classification", columns | {"text": columns["anchor"]})  # entailment, neutral…
+        return Shape("pairs", "embedding", columns)
+    if "assistant" in columns:
+        return None
+    if "candidates" in columns and asks:
+        return Shape("pairs", "reranking", columns)
+    judged = columns.get("score") or columns.get("label")
+    if not judged or "user" not in columns or columns.get("document") in (None, columns["user"]):
+        return None
+    if verdict(row.get(judged)) is None and not isinstance(row.get(judged), int | float):
+        return None
+    return Shape("turn_per_row", "reranking", columns | {"group": columns["user"], "score": judged})
+
+
+def _of_answers(row: Mapping[str, Any], columns: dict[str, str]) -> Shape | None:
+    """A question and its answer in two columns."""
+    has = columns.keys()
+    asks = any(role in has for role in _ASK_ROLES)
+    if "entities" in has and "assistant" not in has and ("text" in has or asks):
+        body = columns.get("text") or columns.get("user") or columns.get("input") or ""
+        if body:
+            return Shape("extraction", "sft", columns | {"user": body, "assistant": columns["entities"]})
+    if "assistant" not in has or not (asks or "text" in has):
+        return None
+    if not asks:
+        return Shape("question_answer", "sft", columns | {"user": columns["text"]})
+    if _is_judged(row, columns):
+        return Shape("prompt_completion", "kto", columns)
+    if "group" in has and not {"history", "messages"} & has:
+        return Shape("turn_per_row", "sft", columns)
+    if "instruction" in has:
+        return Shape("alpaca", "sft", columns)
+    return Shape("prompt_completion" if columns.get("user") == "prompt" else "question_answer", "sft", columns)
+
+
+def _of_texts(row: Mapping[str, Any], columns: dict[str, str]) -> Shape | None:
+    """A text by itself, with its label, or with who says it."""
+    has = columns.keys()
+    spoken = "speaker" in has and "text" in has and columns["speaker"] != columns["text"]
+    if spoken and ("group" in has or role_of(row.get(columns["speaker"]))):
+        return Shape("turn_per_row", "sft", columns)
+    body = next((role for role in ("text", "user", "input", "instruction") if role in has), "")
+    if body and "label" in has and columns["label"] != columns[body]:
+        if is_spans(row.get(columns["label"])):
+            return Shape("extraction", "sft", columns | {"user": columns[body], "assistant": columns["label"]})
+        return Shape("labelled", "classification", columns | {"text": columns[body]})
+    if "text" not in has or not isinstance(row[columns["text"]], str):
+        return None
+    if transcript(row[columns["text"]]):
+        return Shape("dialogue", "sft", columns | {"messages": columns["text"]})
+    return Shape("text", "pretrain", columns)
+
+
+def is_spans(value: Any) -> bool:
+    """Whether a cell marks places in a text: [[0, 3, "ORG"], …] or [{"start": 0, "end": 3, "label": "ORG"}, …]."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(x, dict) or (isinstance(x, list) and len(x) == 3) for x in value)
 
 
 def guess(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
     """The shape of records with unknown column names, from what their cells look like.
 
-    Two text columns are a question and its answer, in their order; a short repeated one beside a long one is a label;
-    a single one is plain text.
+    Two text columns are a question and its answer: the one that asks more often is the question, else the first one.
+    A short repeated one beside a long one is a label; a single one is plain text.
     """
-    sample = rows[:200]
+    sample = rows[:SAMPLE]
     names = list(dict.fromkeys(k for r in sample for k in r))
-    texts = [
-        n for n in names if sum(isinstance(r.get(n), str) and bool(_wordy(r[n])) for r in sample) >= 0.5 * len(sample)
-    ]
+    texts = [n for n in names if sum(isinstance(r.get(n), str) and _wordy(r[n]) for r in sample) >= 0.5 * len(sample)]
     distinct = {n: {str(r.get(n)) for r in sample} for n in names}
     labels = [
         n
         for n in names
         if len(sample) >= 10
-        and len(distinct[n]) <= min(LABELS_MOST, len(sample) // 3)
+        and 1 < len(distinct[n]) <= min(LABELS_MOST, max(2, len(sample) // 3))
         and max(map(len, distinct[n])) <= LABEL_LENGTH
     ]
-    bodies = [n for n in texts if n not in labels]
-    if len(bodies) == 1 and len(labels) == 1:
-        return Shape("guessed", "classification", {"text": bodies[0], "label": labels[0]})
-    if len(bodies) == 2:
-        return Shape("guessed", "sft", {"user": bodies[0], "assistant": bodies[1]})
+    media = media_columns(sample[0], texts) if sample else {}
+    bodies = [n for n in texts if n not in labels and n not in media.values() and len(distinct[n]) > 1]
+    if len(bodies) == 1 and labels:
+        label = min(labels, key=lambda n: (n not in texts, len(distinct[n])))
+        return Shape("guessed", "classification", {"text": bodies[0], "label": label} | media)
+    if len(bodies) >= 2:
+        user, assistant = _question_and_answer(sample, bodies)
+        return Shape("guessed", "sft", {"user": user, "assistant": assistant} | media)
     if len(bodies) == 1 and len(names) == 1:
         return Shape("guessed", "pretrain", {"text": bodies[0]})
     return None
 
 
+def _question_and_answer(sample: Sequence[Mapping[str, Any]], bodies: Sequence[str]) -> tuple[str, str]:
+    """Of two or more text columns, the one that asks and the one that answers (of several, the longest)."""
+
+    def cells(name: str) -> list[str]:
+        return [r[name] for r in sample if isinstance(r.get(name), str)]
+
+    asking = {n: sum(bool(_ASKS.search(c.strip())) for c in cells(n)) / max(1, len(cells(n))) for n in bodies}
+    length = {n: sum(map(len, cells(n))) / max(1, len(cells(n))) for n in bodies}
+    if len(bodies) > 2:  # names, places, remarks: the two that say most
+        bodies = sorted(sorted(bodies, key=lambda n: -length[n] * (1 + asking[n]))[:2], key=list(bodies).index)
+    first, second = bodies
+    return (second, first) if asking[second] > asking[first] + ASKING else (first, second)
+
+
 def _wordy(value: str) -> bool:
     """Whether a cell holds words, not numbers, dates or codes."""
-    letters = sum(c.isalpha() for c in value)
-    return letters >= 2 and letters * 2 >= len(value.replace(" ", ""))
+    letters = sum(c.isalpha() for c in value[:500])
+    return letters >= 2 and letters * 2 >= len(value[:500].replace(" ", ""))
 
 
-def rewrite(row: Mapping[str, Any], shape: Shape) -> Row | None:
-    """A record as {"messages": …} with what its task needs beside; None when it does not have the shape's columns.
+def main_shape(records: Sequence[Any], given: Mapping[str, str]) -> Shape | None:
+    """The shape of a file by its first records; None when neither names nor contents tell it.
 
-    Turns are as they stand in the record: cleaning comes later.
+    Args:
+        records: objects, or bare dialogues and texts as `as_object` makes them.
+        given: role to column name, as the user said it.
     """
-    get = _Cells(row, shape.columns)
-    media: dict[str, list[str]] = {}
-    makers = {
-        "dpo": _preference,
-        "classification": _labelled,
-        "pretrain": _plain,
-        "embedding": _pairs,
-        "reranking": _pairs,
-    }
-    out = makers.get(shape.task, _conversation)(get, media)
-    if out is None:
-        return None
-    for kind in MEDIA_COLUMNS:
-        paths = media.get(kind, []) + get.paths(kind)
-        if paths:
-            out[kind] = paths
-            tag = f"<{kind[:-1]}>"
-            first = next((t for t in out["messages"] if t["role"] == "user"), None)
-            if first and not any(tag in t["content"] for t in out["messages"]):
-                first["content"] = tag * len(paths) + first["content"]
-    if get.raw("tools"):
-        out["tools"] = get.raw("tools")
-    return out
+    known = [shape_of(r, given) if isinstance(r, dict) else None for r in records[:SAMPLE]]
+    return majority(known) or guess([r for r in records if isinstance(r, dict)])
 
 
-class _Cells:
-    """A record's cells by role."""
-
-    def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
-        self.row, self.columns = row, columns
-
-    def raw(self, role: str) -> Any:
-        return self.row.get(self.columns[role]) if role in self.columns else None
-
-    def text(self, role: str) -> str | None:
-        return text_of(self.raw(role))
-
-    def paths(self, role: str) -> list[str]:
-        value = self.raw(role)
-        items = value if isinstance(value, list) else [value]
-        found = [x.get("path") or x.get("url") if isinstance(x, dict) else x for x in items]
-        return [x for x in found if isinstance(x, str) and x.strip()]
-
-
-def _prompt(get: _Cells) -> str:
-    """The question of a record: instruction and input, question with its passage and choices."""
-    parts = [get.text(role) for role in ("context", "instruction", "user", "input")]
-    if get.raw("choices"):
-        choices = get.raw("choices")
-        values = list(choices.values()) if isinstance(choices, dict) else choices
-        if isinstance(values, list):
-            parts += [f"{chr(65 + i)}. {text_of(v) or ''}" for i, v in enumerate(values[:26])]
-    return "\n".join(p.strip("\n") for p in parts if p and p.strip())
-
-
-def _before(get: _Cells) -> list[Turn]:
-    """System prompt and earlier turns."""
-    system = get.text("system")
-    turns: list[Turn] = [{"role": "system", "content": system}] if system and system.strip() else []
-    return turns + (parse_turns(get.raw("history")) or [])
-
-
-def _conversation(get: _Cells, media: dict[str, list[str]]) -> Row | None:
-    if "messages" in get.columns and (turns := parse_turns(get.raw("messages"), media)) is not None:
-        out: Row = {"messages": [*([] if any(t["role"] == "system" for t in turns) else _before(get)), *turns]}
-    elif "assistant" in get.columns:
-        question, answer = _prompt(get), get.text("assistant")
-        out = {
-            "messages": [
-                *_before(get),
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": answer or ""},
-            ]
-        }
-    else:
-        return None
-    if isinstance(get.raw("label"), bool):
-        out["label"] = get.raw("label")
-    return out
-
-
-def _labelled(get: _Cells, media: dict[str, list[str]]) -> Row | None:
-    text, label = get.text("text"), get.text("label")
-    if text is None and label is None:
-        return None
-    label = (label or "").strip()
-    messages = [{"role": "user", "content": text or ""}, {"role": "assistant", "content": label}]
-    return {"messages": [*_before(get), *messages], "text": text or "", "label": label}
-
-
-def _plain(get: _Cells, media: dict[str, list[str]]) -> Row | None:
-    text = get.text("text")
-    return None if text is None else {"messages": [{"role": "assistant", "content": text}], "text": text}
-
-
-def _answer(value: Any) -> tuple[list[Turn], str] | None:
-    """A chosen or rejected cell as the turns before it and its last answer."""
-    if isinstance(value, str):
-        turns = transcript(value) or []
-        if turns and turns[-1]["role"] == "assistant":
-            return turns[:-1], turns[-1]["content"]
-        return [], value
-    turns = parse_turns(value) or []
-    if turns and turns[-1]["role"] == "assistant":
-        return turns[:-1], turns[-1]["content"]
-    text = text_of(value)
-    return None if text is None else ([], text)
-
-
-def _preference(get: _Cells, media: dict[str, list[str]]) -> Row | None:
-    rejected = _answer(get.raw("rejected"))
-    turns = parse_turns(get.raw("messages"), media) or []
-    if rejected is None:
-        return None
-    if "chosen" in get.columns:
-        chosen = _answer(get.raw("chosen"))
-        if chosen is None:
-            return None
-        before, answer = chosen
-        if turns and turns[-1]["role"] == "assistant":
-            turns = turns[:-1]
-    elif turns:
-        if turns[-1]["role"] != "assistant":
-            return None
-        before, answer, turns = [], turns[-1]["content"], turns[:-1]
-    else:
-        before, answer = [], get.text("assistant") or ""
-    question = _prompt(get)
-    asked = turns or before or ([{"role": "user", "content": question}] if question else [])
-    head = [] if any(t["role"] == "system" for t in asked) else _before(get)
-    return {"messages": [*head, *asked, {"role": "assistant", "content": answer}], "rejected_response": rejected[1]}
-
-
-def _pairs(get: _Cells, media: dict[str, list[str]]) -> Row | None:
-    """Anchor, positives and negatives as swift's embedding and re-ranking rows."""
-    anchor = get.text("anchor") or get.text("user") or get.text("text")
-    positive, negative = _texts(get.raw("positive")), _texts(get.raw("negative"))
-    candidates, labels = get.raw("candidates"), get.raw("label")
-    if isinstance(candidates, list) and isinstance(labels, list) and len(labels) == len(candidates):
-        positive = [text_of(c) or "" for c, x in zip(candidates, labels, strict=True) if x]
-        negative = [text_of(c) or "" for c, x in zip(candidates, labels, strict=True) if not x]
-    if anchor is None or not positive:
-        return None
-    row: Row = {"messages": [{"role": "user", "content": anchor}]}
-    row["positive_messages"] = [[{"role": "user", "content": p}] for p in positive]
-    if negative:
-        row["negative_messages"] = [[{"role": "user", "content": n}] for n in negative]
-    return row
-
-
-def _texts(value: Any) -> list[str]:
-    items = value if isinstance(value, list) else [value]
-    return [t for t in map(text_of, items) if t]
-
-
-def join_turns(rows: Sequence[Mapping[str, Any]], shape: Shape) -> list[tuple[int, Row]]:
-    """Conversations of a table that has one turn a row, each with the index of its first row.
-
-    They go by the conversation column; without one, a user's turn after an answer begins the next.
-    """
-    speaker, text, key = shape.columns["speaker"], shape.columns["text"], shape.columns.get("group")
-    order: dict[Any, tuple[int, list[Turn]]] = {}
-    current, last = 0, ""
-    for i, row in enumerate(rows):
-        role = role_of(row.get(speaker)) or "user"
-        if key is None and last == "assistant" and role in ("user", "system"):
-            current += 1
-        last = role
-        name = str(row.get(key)) if key is not None else current
-        order.setdefault(name, (i, []))[1].append({"role": role, "content": text_of(row.get(text)) or ""})
-    return [(first, {"messages": turns}) for first, turns in order.values()]
+def as_object(value: Any) -> Any:
+    """A bare dialogue or text as an object."""
+    if isinstance(value, list):
+        return {"messages": value}
+    return {"text": value} if isinstance(value, str) else value
 
 
 def majority(shapes: Sequence[Shape | None]) -> Shape | None:
@@ -328,3 +274,29 @@ def majority(shapes: Sequence[Shape | None]) -> Shape | None:
         return None
     best = max(known, key=lambda k: (known[k], k))
     return next(s for s in shapes if s and (s.name, s.task) == best)
+
+
+def is_turn(row: Mapping[str, Any]) -> bool:
+    """Whether an object is one turn of a dialogue, not a record."""
+    return role_of(next((row[k] for k in ROLE_KEYS if k in row), None)) is not None
+
+
+def is_record(value: Mapping[str, Any]) -> bool:
+    """Whether an object is itself one record, whatever lists it has."""
+    shape = shape_of(value, {})
+    if shape is None or shape.task == "pretrain":
+        return False
+    nested = value.get(shape.columns.get("messages", ""))
+    return nested is None or isinstance(nested, str) or is_turns(nested)
+
+
+def tells_task(names: Sequence[str]) -> bool:
+    """Whether a table's column names say what its rows are."""
+    return shape_of({n: "x" for n in names if n}, {}) is not None
+
+
+def samples(records: Sequence[Any], shape: Shape, count: int = 3) -> list[tuple[Row, Row]]:
+    """Records, evenly spaced, each with what is made of it: to show how the columns were understood."""
+    rows = [r for r in records if isinstance(r, dict)]
+    made = [(r, out) for r in rows[:: max(1, len(rows) // count)] if (out := rewrite(r, shape)) is not None]
+    return made[:count]

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from autoswift.tables import table
+from autoswift.understand.columns import aliases, key_of
 
 Turn = dict[str, str]
 ROLE_KEYS = ("role", "from", "speaker", "author", "sender", "角色", "说话人")
 TEXT_KEYS = ("content", "value", "text", "message", "utterance", "内容", "body")
 MEDIA = {"image": "images", "image_url": "images", "audio": "audios", "input_audio": "audios", "video": "videos"}
-_SPEAKER = re.compile(r"^\s*([^\s:：]{1,12})\s*[:：]\s*", re.MULTILINE)
+_PLAIN = {"role", "content"}
+MAX_NAME = 40
+"""Characters of a speaker's name."""
+MAX_TITLED = 6
+"""Characters of a Chinese name with a title in it (客服小李, 王医生): longer ones are words of a text."""
+_SPEAKER = re.compile(r"^[^\S\n]{0,20}([^\s:：]{1,12})[^\S\n]{0,20}[:：][^\S\n]{0,20}", re.MULTILINE)
 
 
 @cache
@@ -25,10 +31,32 @@ def role_names() -> dict[str, str]:
 
 def role_of(name: object) -> str | None:
     """The role that a name stands for, or None."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or len(name) > MAX_NAME:
         return None
-    key = re.sub(r"[\d\s_:：]+$", "", name.strip().lower())
-    return role_names().get(key) or role_names().get(name.strip().lower())
+    return _role(name)
+
+
+@lru_cache(maxsize=4096)
+def _role(name: str) -> str | None:
+    """The role of "客服", "User 2", "客服小李", "王医生", "Agent Smith"."""
+    names = role_names()
+    key = re.sub(r"[\d\s_:：#]+$", "", name.strip().lower())
+    found = names.get(key) or names.get(name.strip().lower())
+    if found or not key:
+        return found
+    first = re.split(r"[\s_\-]", key, maxsplit=1)[0]
+    if first.isascii() and first != key and len(first) >= 4:
+        return names.get(first)
+    if len(key) > MAX_TITLED:
+        return None
+    titles = [t for t in names if len(t) >= 2 and not t.isascii() and (key.startswith(t) or key.endswith(t))]
+    return names[max(titles, key=len)] if titles else None
+
+
+def is_turns(value: Any) -> bool:
+    """Whether a value is a list of turns, not a list of dialogues."""
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(value, list) and not (isinstance(first, list) and first and isinstance(first[0], dict))
 
 
 def text_of(value: Any) -> str | None:
@@ -79,6 +107,8 @@ def _turn(role: str, content: str) -> Turn:
 
 def _one(item: Mapping[str, Any], media: dict[str, list[str]] | None) -> list[Turn] | None:
     """The turn of one object; a {question, answer} object makes two."""
+    if item.keys() == _PLAIN and isinstance(item["content"], str) and (plain := role_of(item["role"])):
+        return [{"role": plain, "content": item["content"]}]
     name = next((item[k] for k in ROLE_KEYS if k in item), None)
     role = role_of(name)
     if role:
@@ -95,9 +125,8 @@ def _one(item: Mapping[str, Any], media: dict[str, list[str]] | None) -> list[Tu
 
 
 def _column_role(name: object) -> str | None:
-    key = str(name).strip().lower()
-    columns = table("understand")["columns"]
-    return next((r for r in ("user", "assistant", "system") if key in columns[r]), None)
+    key = key_of(name)
+    return next((r for r in ("user", "assistant", "system") if key in aliases()[r]), None)
 
 
 def _content(value: Any, media: dict[str, list[str]] | None) -> str:

@@ -28,8 +28,9 @@ CERTAIN = 0.9
 def weigh(task: TaskProfile, data: DataProfile) -> tuple[TaskProfile, tuple[Problem, ...]]:
     """The task as the data completes it, and what contradicts it.
 
-    The data decides what can be trained (goal), what must be read (modality) and the language of the answers; the
-    sentence decides the domain, unless it names none.
+    The data decides what can be trained (goal), what must be read (modality) and the language of the answers, whatever
+    the sentence or an option says; the sentence decides the domain, unless it names none. A domain or a language that
+    the user fixed stays. Where a fact that was said has to give way, that is reported.
     """
     reader = reading_language(detect(task.text) if task.text.strip() else task.language)
     findings = Findings(data.path, reader)
@@ -37,8 +38,13 @@ def weigh(task: TaskProfile, data: DataProfile) -> tuple[TaskProfile, tuple[Prob
     profile = _domain(profile, data, findings)
     profile = _modality(profile, data, findings)
     profile = _language(profile, data, findings)
-    dropped = {
-        say(f"understand.assumed_{fact}", reader) for fact in ("domain", "goal", "modality") if fact in profile.evidence
+    settled = ("domain", "goal", "modality")
+    dropped = {say(f"understand.assumed_{fact}", reader) for fact in settled if fact in profile.evidence}
+    # What the sentence left unsure is sure once the data says it.
+    dropped |= {
+        say(f"understand.unsure_{fact}", reader, value=getattr(task, fact), words=task.evidence[fact])
+        for fact in settled
+        if fact in task.evidence and profile.confidence.get(fact, 0.0) >= CERTAIN
     }
     kept = tuple(a for a in profile.assumptions if a not in dropped)
     return replace(profile, assumptions=kept), tuple(findings.problems)
@@ -49,8 +55,13 @@ def _set(profile: TaskProfile, fact: str, value: str, because: str) -> TaskProfi
         fact: value,
         "evidence": profile.evidence | {fact: because},
         "confidence": profile.confidence | {fact: CERTAIN},
+        "methods": profile.methods | {fact: "data"},
     }
     return replace(profile, **changes)
+
+
+def _fixed(task: TaskProfile, fact: str) -> bool:
+    return task.methods.get(fact) == "option"
 
 
 def _goal(task: TaskProfile, data: DataProfile, findings: Findings) -> TaskProfile:
@@ -61,7 +72,8 @@ def _goal(task: TaskProfile, data: DataProfile, findings: Findings) -> TaskProfi
     if task.goal in possible:
         return task
     goal = GOALS.get(data.task, "chat")
-    if said and not (task.goal == "chat" and data.task in ("dpo", "kto", "classification")):
+    usual = task.goal == "chat" and data.task in ("dpo", "kto", "classification") and not _fixed(task, "goal")
+    if said and not usual:
         # A chatbot tuned with preferences, or one that answers with labels, is still what was asked for.
         findings.add(
             "goal_contradiction", "warn", said=task.goal, task=data.task, goal=goal, words=task.evidence["goal"]
@@ -84,6 +96,9 @@ def _modality(task: TaskProfile, data: DataProfile, findings: Findings) -> TaskP
     if data.modality == "text":
         findings.add("modality_contradiction", "warn", said=task.modality)
         return task
+    if "modality" in task.evidence:
+        words = task.evidence["modality"]
+        findings.add("modality_by_data", "warn", said=task.modality, words=words, found=data.modality)
     return _set(task, "modality", data.modality, f"data: {data.modality} column")
 
 
@@ -92,5 +107,8 @@ def _language(task: TaskProfile, data: DataProfile, findings: Findings) -> TaskP
     if wanted and data.language not in (wanted, "mixed"):
         findings.add("language_contradiction", "warn", said=wanted, found=data.language)
     if data.language == task.language:
+        return task
+    if _fixed(task, "language"):
+        findings.add("language_contradiction", "warn", said=task.language, found=data.language)
         return task
     return _set(task, "language", data.language, f"data: {data.language}")

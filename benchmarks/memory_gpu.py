@@ -1,0 +1,286 @@
+"""Predicted against measured peak memory of training steps on a CUDA device.
+
+    python benchmarks/memory_gpu.py --predict            on any machine, writes benchmarks/data/memory_predictions.json
+    python benchmarks/memory_gpu.py [CELL …] [--out F]   on the device: measures, compares, prints a table
+
+Each cell is a process of its own, forked from one that has imported everything but touched no device; it makes random
+weights on the card and takes three steps as ms-swift's trainer does, once with the allocator as it comes and once with
+expandable segments. Cells that fit beside one another run at the same time, those near the card's limit alone. Needs
+torch, transformers and peft there; cells that need bitsandbytes or liger_kernel are left out where those are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+CELLS = HERE / "data" / "memory_cells.json"
+PREDICTIONS = HERE / "data" / "memory_predictions.json"
+GIB = 2**30
+CELL_SECONDS = 75
+ROOM = 70 * GIB
+"""Of cells that run beside one another."""
+ALONE = 52 * GIB
+"""A cell that needs more runs alone."""
+TOGETHER = 8
+LIMIT_SECONDS = 480
+EXPANDABLE = "expandable_segments:True"
+
+
+def cells() -> dict[str, dict[str, Any]]:
+    """The cells by name, with their shapes filled in."""
+    table = json.loads(CELLS.read_text(encoding="utf-8"))
+    return {name: cell | {"config": table["shapes"][cell["shape"]]} for name, cell in table["cells"].items()}
+
+
+# ---------------------------------------------------------------- predictions, without a device
+
+
+def predict() -> None:
+    """Writes what the closed form says of each cell."""
+    sys.path.insert(0, str(HERE.parent / "src"))
+    from autoswift.hardware.memory import MemorySettings, peak_memory
+    from autoswift.hardware.shape import shape_of_config
+
+    answers = {}
+    for name, cell in cells().items():
+        shape = shape_of_config(cell["config"])
+        row: dict[str, Any] = {"parameters": shape.parameters}
+        for kind, expandable in (("plain", False), ("expandable", True)):
+            settings = MemorySettings(
+                length=cell["length"],
+                micro_batch=cell["rows"],
+                rank=cell.get("rank", 16),
+                targets=cell.get("targets", "all"),
+                gradient_checkpointing=cell["checkpointing"],
+                optimizer=cell.get("optimizer", "adamw_torch"),
+                attention=cell.get("attention", "sdpa"),
+                padded=cell.get("padded", False),
+                liger=cell.get("liger", False),
+                dropout=cell.get("dropout", 0.0),
+                accumulates=False,
+                expandable_segments=expandable,
+                card="h100",
+            )
+            found = peak_memory(shape, cell["method"], settings)
+            row[kind] = {
+                "peak": found.peak_bytes,
+                "low": found.low,
+                "reserved": found.reserved_bytes,
+                "high": found.high,
+                "device": found.device_bytes,
+                "moment": found.moment,
+            }
+        answers[name] = row
+    PREDICTIONS.write_text(json.dumps(answers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for name, row in answers.items():
+        print(f"{name:44} {row['expandable']['peak'] / GIB:7.2f} GiB  device {row['expandable']['device'] / GIB:7.2f}")
+
+
+# ---------------------------------------------------------------- all cells
+
+
+class Zygote:
+    """A process that forks cells under one setting of the allocator."""
+
+    def __init__(self, kind: str) -> None:
+        env = os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TOKENIZERS_PARALLELISM": "false"}
+        env.pop("PYTORCH_CUDA_ALLOC_CONF", None)
+        if kind == "expandable":
+            env["PYTORCH_CUDA_ALLOC_CONF"] = EXPANDABLE
+        self.kind = kind
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "children" / "memory_cell.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=env,
+            bufsize=0,
+        )
+        self._rest = b""
+
+    def send(self, name: str, cell: dict[str, Any]) -> None:
+        """Starts a cell."""
+        if self.process.stdin is None:
+            raise RuntimeError("no pipe")
+        self.process.stdin.write((json.dumps({"name": name, "cell": cell}) + "\n").encode())
+
+    def first(self) -> dict[str, Any]:
+        """What it says of itself once it is ready."""
+        answers: list[dict[str, Any]] = []
+        while not answers:
+            answers = self.read()
+        return answers[0]
+
+    def read(self) -> list[dict[str, Any]]:
+        """Answers that are there, after half a second at most."""
+        if self.process.stdout is None:
+            raise RuntimeError("no pipe")
+        if not select.select([self.process.stdout], [], [], 0.5)[0]:
+            return []
+        data = os.read(self.process.stdout.fileno(), 1 << 16)
+        if not data:
+            raise RuntimeError(f"the {self.kind} process ended")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines if line.strip().startswith(b"{")]
+
+
+class Schedule:
+    """Which cells run beside one another: by what they are predicted to need."""
+
+    def __init__(self, chosen: dict[str, dict[str, Any]], predictions: dict[str, Any]) -> None:
+        self.need = {n: max(predictions[n][k]["high"] for k in ("plain", "expandable")) + 1.0 * GIB for n in chosen}
+        order = list(chosen)
+        # Near the limit one setting is enough: the engine trains with expandable segments.
+        self.waiting = [(n, k) for n in chosen for k in ("expandable", "plain") if k[0] == "e" or self.need[n] <= ALONE]
+        self.waiting.sort(key=lambda job: (self.need[job[0]] > ALONE, order.index(job[0])))
+        self.running: dict[tuple[str, str], float] = {}
+
+    def start(self) -> list[tuple[str, str]]:
+        """Jobs that may start now; they count as running."""
+        started = []
+        for job in list(self.waiting):
+            if self._room(self.need[job[0]]):
+                self.waiting.remove(job)
+                self.running[job] = time.monotonic()
+                started.append(job)
+        return started
+
+    def _room(self, size: float) -> bool:
+        if not self.running:
+            return True
+        busy = [self.need[name] for name, _ in self.running]
+        return max(size, *busy) <= ALONE and len(busy) < TOGETHER and sum(busy) + size <= ROOM
+
+    def overdue(self) -> list[tuple[str, str]]:
+        """Jobs that took too long; they no longer count as running."""
+        late = [job for job, since in self.running.items() if time.monotonic() - since > CELL_SECONDS + 5]
+        for job in late:
+            del self.running[job]
+        return late
+
+
+def run_all(
+    chosen: dict[str, dict[str, Any]], predictions: dict[str, Any], out: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Measures the cells under both settings.
+
+    Returns:
+        By cell: `plain` and `expandable` answers.
+    """
+    zygotes = {kind: Zygote(kind) for kind in ("expandable", "plain")}
+    facts = [one.first() for one in zygotes.values()]
+    print(facts[0], flush=True)
+    results: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    plan, started = Schedule(chosen, predictions), time.monotonic()
+    while facts[0]["cuda"] and (plan.waiting or plan.running) and time.monotonic() - started < LIMIT_SECONDS:
+        for name, kind in plan.start():
+            zygotes[kind].send(name, chosen[name])
+        for one in zygotes.values():
+            for answer in one.read():
+                name = answer.pop("name", "")
+                answer["alone"] = len(plan.running) == 1
+                plan.running.pop((name, one.kind), None)
+                results[name][one.kind] = answer
+                _report(name, one.kind, answer, predictions[name], out)
+        for name, kind in plan.overdue():
+            results[name][kind] = {"error": "took too long"}
+            print(f"{name:44} {kind:10} took too long", flush=True)
+    for one in zygotes.values():
+        one.process.kill()
+    if not facts[0]["cuda"]:
+        print("no CUDA device here: nothing measured")
+    return results
+
+
+def _report(name: str, kind: str, answer: dict[str, Any], prediction: dict[str, Any], out: Path | None) -> None:
+    predicted = prediction[kind]
+    if out is not None:
+        with out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"cell": name, "kind": kind, "predicted": predicted, **answer}) + "\n")
+    if "error" in answer:
+        print(f"{name:44} {kind:10} {answer['error'][:150]}", flush=True)
+        return
+    over = "OUT OF MEMORY " if answer.get("oom") else ""
+    context = (answer["used_now"] - answer["reserved_now"]) / GIB if answer["alone"] else math.nan
+    print(
+        f"{name:44} {kind:10} {over}predicted {predicted['peak'] / GIB:6.2f} allocated {answer['allocated'] / GIB:6.2f}"
+        f" ({predicted['peak'] / max(answer['allocated'], 1) - 1:+.2%}) reserved {answer['reserved'] / GIB:6.2f}"
+        f" in {predicted['low'] / GIB:.2f}..{predicted['high'] / GIB:.2f} context {context:.2f} {answer['seconds']} s",
+        flush=True,
+    )
+
+
+def _share(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(math.ceil(share * len(ordered)) - 1, len(ordered) - 1)] if ordered else math.nan
+
+
+def compared(results: dict[str, dict[str, Any]], predictions: dict[str, Any]) -> dict[str, Any]:
+    """Errors against the measurements, beside two rules of thumb; upper bounds over what was reserved; verdicts."""
+    errors: dict[str, list[float]] = {"autoswift": [], "weights x 1.2": [], "accelerate's estimate": []}
+    upper: dict[str, list[float]] = {"plain": [], "expandable": []}
+    verdicts = []
+    for name, kind, answer in [(n, k, a) for n, found in results.items() for k, a in found.items() if "error" not in a]:
+        prediction, oom = predictions[name], bool(answer.get("oom"))
+        if not oom:
+            upper[kind].append(prediction[kind]["high"] / answer["reserved"] - 1)
+        if kind == "expandable" and prediction[kind]["device"] > 0.85 * answer["total"]:
+            verdicts.append((name, prediction[kind]["device"] <= answer["total"], not oom))
+        if kind == "expandable" and not oom:
+            guesses = (prediction[kind]["peak"], 2.4 * prediction["parameters"], 8 * prediction["parameters"])
+            for key, guess in zip(errors, guesses, strict=True):
+                errors[key].append(abs(guess / answer["allocated"] - 1))
+    return {"errors": errors, "upper": upper, "verdicts": verdicts}
+
+
+def summary(found: dict[str, Any]) -> None:
+    """Prints the table."""
+    print("\nagainst max_memory_allocated      cells   median     p95     max")
+    for key, values in found["errors"].items():
+        worst = max(values, default=math.nan)
+        print(f"{key:32} {len(values):6} {_share(values, 0.5):8.2%} {_share(values, 0.95):7.2%} {worst:7.2%}")
+    for kind, values in found["upper"].items():
+        low, high = min(values, default=math.nan), max(values, default=math.nan)
+        print(f"upper bound over reserved, {kind}: {low:+.2%} to {high:+.2%}, median {_share(values, 0.5):+.2%}")
+    right = sum(said == was for _, said, was in found["verdicts"])
+    print(f"verdict near the limit: {right} of {len(found['verdicts'])} right")
+    for name, said, was in found["verdicts"]:
+        print(f"  {name:44} said {'fits' if said else 'does not fit'}, {'fitted' if was else 'did not'}")
+
+
+def main() -> None:
+    """See the head of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cells", nargs="*", help="names, or beginnings of names; all without")
+    parser.add_argument("--predict", action="store_true")
+    parser.add_argument("--out", type=Path, help="one JSON line an answer")
+    asked = parser.parse_args()
+    if asked.predict:
+        predict()
+        return
+    predictions = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
+    chosen = {n: c for n, c in cells().items() if not asked.cells or any(n.startswith(a) for a in asked.cells)}
+    for module, wanted in (("bitsandbytes", lambda c: c["method"] == "qlora" or "8bit" in c.get("optimizer", "")),
+                           ("liger_kernel", lambda c: bool(c.get("liger")))):  # fmt: skip
+        import importlib.util
+
+        if importlib.util.find_spec(module) is None:
+            left = [name for name, cell in chosen.items() if wanted(cell)]
+            print(f"{module} is missing: {len(left)} cells left out", flush=True)
+            chosen = {name: cell for name, cell in chosen.items() if name not in left}
+    results = run_all(chosen, predictions, asked.out)
+    if any(results.values()):
+        summary(compared(results, predictions))
+
+
+if __name__ == "__main__":
+    main()

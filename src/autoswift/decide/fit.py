@@ -1,0 +1,230 @@
+"""The fastest way to train that fits: every combination that is possible here, timed and weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+from autoswift.domain.plan import Method
+from autoswift.domain.profile import Device, LengthStats
+from autoswift.hardware.memory import MemoryEstimate, MemorySettings, peak_memory
+from autoswift.hardware.shape import ModelShape
+from autoswift.hardware.steps import Sharding, StepSettings, step_time
+
+TIE = 1.02
+"""Two settings whose times differ by less are the same to the step model (its median error is 2 %): then the one that
+changes less from plain training is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What may be used.
+
+    Attributes:
+        device: one of the devices; all are alike.
+        devices: how many may share one training.
+        bytes: of each that the plan may use.
+        link: nvlink, p2p or host, between them.
+        liger: Liger's kernels are installed and run there.
+        attention: the implementation that runs there.
+        precision: float32, bfloat16 or float16. optimizer: the AdamW of the device.
+    """
+
+    device: Device
+    bytes: int
+    devices: int = 1
+    link: str = "host"
+    liger: bool = False
+    attention: str = "sdpa"
+    precision: str = "bfloat16"
+    optimizer: str = "adamw_torch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What is to be trained.
+
+    Attributes:
+        length: tokens of the longest row that is trained on; rows: of all rows.
+        batch: rows of an optimizer step at most.
+        rank: the largest that the search may try.
+        largest_micro: rows in a forward pass at most. micro: exactly so many, where the user says so.
+    """
+
+    length: int
+    rows: LengthStats
+    batch: int
+    rank: int
+    largest_micro: int
+    micro: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """One way to train.
+
+    Attributes:
+        estimate: of the memory on each device. seconds_per_row: of training, over all devices; 0 when unknown.
+        changes: by how much it departs from plain training; decides between equals.
+    """
+
+    method: Method
+    micro_batch: int
+    gradient_checkpointing: bool
+    liger: bool
+    sharding: Sharding
+    devices: int
+    estimate: MemoryEstimate
+    seconds_per_row: float
+    changes: int
+
+    @property
+    def needed_bytes(self) -> int:
+        """On each device: the upper bound of what the allocator takes, and the context beside it."""
+        return self.estimate.high + max(0, self.estimate.device_bytes - self.estimate.reserved_bytes)
+
+
+def padded_length(rows: LengthStats, micro_batch: int, longest: int) -> float:
+    """Tokens that the longest of so many random rows has on average: what all rows of a micro-batch are padded to.
+
+    The expected largest of m draws is near the quantile m / (m + 1); between the known quantiles it is linear.
+    """
+    if micro_batch <= 1:
+        return min(rows.mean, longest)
+    low = max(1.0, 2 * rows.mean - rows.p95) if rows.mean < rows.p95 else rows.mean
+    share = micro_batch / (micro_batch + 1)
+    points = ((0.0, min(low, rows.p50)), (0.5, rows.p50), (0.95, rows.p95), (1.0, rows.max))
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if share <= x1:
+            return float(min(longest, max(rows.mean, y0 + (y1 - y0) * (share - x0) / (x1 - x0))))
+    return float(longest)
+
+
+def ways(shape: ModelShape, methods: Sequence[Method], need: Need, room: Room) -> list[Fit]:
+    """All ways that fit, the fastest first.
+
+    Args:
+        shape: of the base model.
+        methods: that may be used.
+        need: what is to be trained.
+        room: what may be used.
+    """
+    fitting = [one for one in _all(shape, tuple(methods), need, _any_size(room)) if one.needed_bytes <= room.bytes]
+    if not fitting:
+        return []
+    fastest = min(one.seconds_per_row for one in fitting)
+    near = [one for one in fitting if one.seconds_per_row <= fastest * TIE]
+    best = min(near, key=lambda one: (one.changes, one.seconds_per_row, -one.micro_batch))
+    rest = sorted((one for one in fitting if one is not best), key=lambda one: (one.seconds_per_row, one.changes))
+    return [best, *rest]
+
+
+def smallest(shape: ModelShape, methods: Sequence[Method], need: Need, room: Room) -> Fit:
+    """The way that needs the least memory, whether it fits or not."""
+    return min(_all(shape, tuple(methods), need, _any_size(room)), key=lambda one: one.needed_bytes)
+
+
+def _any_size(room: Room) -> Room:
+    """The same without its size, on which neither time nor need depends: what was computed for one serves all."""
+    return replace(room, bytes=0, device=replace(room.device, free_bytes=0, memory_bytes=0, processes=()))
+
+
+@lru_cache(maxsize=256)
+def _all(shape: ModelShape, methods: tuple[Method, ...], need: Need, room: Room) -> tuple[Fit, ...]:
+    return tuple(
+        _weighed(shape, method, micro, flags, share, need, room)
+        for method in methods
+        for share in _shares(room)
+        for micro in _micros(need, share[1])
+        for flags in _flags(room)
+    )
+
+
+def _flags(room: Room) -> Iterator[tuple[bool, bool]]:
+    """(gradient checkpointing, Liger)."""
+    for liger in (False, True) if room.liger else (False,):
+        yield from ((False, liger), (True, liger))
+
+
+def _shares(room: Room) -> tuple[tuple[Sharding, int], ...]:
+    """How a training may be shared: not at all, or by all devices with the weights divided."""
+    return (("none", 1),) if room.devices < 2 else (("none", 1), ("fsdp", room.devices))
+
+
+def _micros(need: Need, devices: int) -> Iterator[int]:
+    """Micro-batches that may be tried: the user's own, or powers of two."""
+    if need.micro:
+        yield need.micro
+        return
+    size, largest = 1, min(need.largest_micro, max(1, need.batch // devices))
+    while size <= largest:
+        yield size
+        size *= 2
+
+
+def _weighed(
+    shape: ModelShape,
+    method: Method,
+    micro: int,
+    flags: tuple[bool, bool],
+    share: tuple[Sharding, int],
+    need: Need,
+    room: Room,
+) -> Fit:
+    checkpointing, liger = flags
+    sharding, devices = share
+    on_cpu = room.device.kind == "cpu"
+    estimate = peak_memory(
+        shape,
+        method,
+        MemorySettings(
+            length=need.length,
+            micro_batch=micro,
+            rank=need.rank,
+            gradient_checkpointing=checkpointing,
+            optimizer=room.optimizer,
+            precision=room.precision,
+            attention=room.attention,
+            device=room.device.kind,
+            card=room.device.name,
+            liger=liger,
+            padded=micro > 1,
+            expandable_segments=room.device.kind == "cuda",
+            devices=devices,
+            sharding=sharding,
+        ),
+    )
+    rows = micro * devices
+    accumulation = max(1, need.batch // rows)
+    step = step_time(
+        shape,
+        room.device,
+        StepSettings(
+            method=method,
+            # A CPU's products gain from a larger batch about what its padding costs.
+            length=max(1, round(padded_length(need.rows, 1 if on_cpu else micro, need.length))),
+            micro_batch=micro,
+            accumulation=accumulation,
+            rank=need.rank,
+            checkpointing=checkpointing,
+            attention=room.attention,
+            precision=room.precision,
+            fused=liger,
+            gpus=devices,
+            sharding=sharding,
+            link=room.link,
+        ),
+    )
+    return Fit(
+        method=method,
+        micro_batch=micro,
+        gradient_checkpointing=checkpointing,
+        liger=liger,
+        sharding=sharding,
+        devices=devices,
+        estimate=estimate,
+        seconds_per_row=step.seconds / (rows * accumulation),
+        changes=checkpointing + liger + 2 * (method == "qlora") + 3 * (devices > 1),
+    )

@@ -1,0 +1,1 @@
+"""Examples made by a teacher: any model behind an OpenAI-compatible endpoint. What it says is data, never run."""
