@@ -28,7 +28,7 @@ TASKS = (
     "MODEL_FOR_VISUAL_QUESTION_ANSWERING",
     "MODEL_FOR_RETRIEVAL",
 )
-HEAD = """# What transformers {version} implements itself: model_type of config.json, and the architectures that go with it.
+HEAD = """# What transformers {version} implements itself: model_type of config.json, and the architectures to it.
 # Written by scripts/types_snapshot.py from its auto mappings. A configuration that names another pair asks for code of
 # its own, or was tampered with.
 """

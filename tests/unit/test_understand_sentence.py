@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autoswift.errors import InputError
 from autoswift.understand.language import cjk_share, detect
-from autoswift.understand.sentence import sentence_report, understand, understand_batch
+from autoswift.understand.sentence import Tools, sentence_report, understand, understand_batch
 
 FACTS = ("domain", "modality", "goal", "deploy")
 
@@ -162,10 +162,16 @@ def test_batch_answers_in_order_and_goes_on_after_a_bad_line() -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_is_answered_or_refused(text: str) -> None:
+    rules_only = Tools()
     try:
-        profile = understand(text)
+        profile = understand(text, using=rules_only)
     except InputError:
         assert not text.strip()
         return
     json.dumps(sentence_report(profile), allow_nan=False)
-    assert understand(text) == profile
+    assert understand(text, using=rules_only) == profile
+
+
+@pytest.mark.parametrize("text", ["\ud800 poem", "\x00", "🙂", "a" * 50_000, "，。！", "写诗" * 9_000])
+def test_odd_text_is_answered_by_all_methods(text: str) -> None:
+    json.dumps(sentence_report(understand(text)), allow_nan=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,8 +15,12 @@ from autoswift.hardware.shape import ModelShape
 from autoswift.hardware.steps import Sharding, StepSettings, step_time
 
 TIE = 1.02
-"""Two settings whose times differ by less are the same to the step model (its median error is 2 %): then the one that
-changes less from plain training is taken."""
+"""Two ways whose times differ by less are the same to the step model (its median error on saturated cards): then the
+one that changes less from plain training is taken."""
+QUANTIZED = 1.25
+"""How much faster 4-bit weights must be where 16-bit ones fit too. They cost a little quality (QLoRA, Dettmers et al.
+2023, table 4: within a point), at equal settings they are slower (1.02 to 1.5 times, measured on an H100), and where a
+larger micro-batch makes up for it, that hangs on launch times, which differ by half between machines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,8 @@ class Need:
         length: tokens of the longest row that is trained on; rows: of all rows.
         batch: rows of an optimizer step at most.
         rank: the largest that the search may try.
-        largest_micro: rows in a forward pass at most. micro: exactly so many, where the user says so.
+        largest_micro: rows in a forward pass at most.
+        micro, gradient_checkpointing, liger, sharding: where the user settled them; 0 and None elsewhere.
     """
 
     length: int
@@ -59,6 +65,9 @@ class Need:
     rank: int
     largest_micro: int
     micro: int = 0
+    gradient_checkpointing: bool | None = None
+    liger: bool | None = None
+    sharding: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +120,36 @@ def ways(shape: ModelShape, methods: Sequence[Method], need: Need, room: Room) -
         need: what is to be trained.
         room: what may be used.
     """
+    stairs = _stairs(shape, tuple(methods), need, _any_size(room))
     fitting = [one for one in _all(shape, tuple(methods), need, _any_size(room)) if one.needed_bytes <= room.bytes]
     if not fitting:
         return []
-    fastest = min(one.seconds_per_row for one in fitting)
-    near = [one for one in fitting if one.seconds_per_row <= fastest * TIE]
-    best = min(near, key=lambda one: (one.changes, one.seconds_per_row, -one.micro_batch))
+    best = stairs[bisect_right([need for need, _ in stairs], room.bytes) - 1][1]
     rest = sorted((one for one in fitting if one is not best), key=lambda one: (one.seconds_per_row, one.changes))
     return [best, *rest]
+
+
+@lru_cache(maxsize=256)
+def _stairs(shape: ModelShape, methods: tuple[Method, ...], need: Need, room: Room) -> tuple[tuple[int, Fit], ...]:
+    """What is chosen from which memory on, upwards: never slower than what less memory chose."""
+    steps: list[tuple[int, Fit]] = []
+    fitting: list[Fit] = []
+    for one in sorted(_all(shape, methods, need, room), key=lambda fit: fit.needed_bytes):
+        fitting.append(one)
+        best = _preferred(fitting)
+        if not steps or best.seconds_per_row <= steps[-1][1].seconds_per_row:
+            steps.append((one.needed_bytes, best))
+    return tuple(steps)
+
+
+def _preferred(fitting: Sequence[Fit]) -> Fit:
+    least = min(_handicapped(one) for one in fitting)
+    near = [one for one in fitting if _handicapped(one) <= least * TIE]
+    return min(near, key=lambda one: (one.changes, one.seconds_per_row, one.needed_bytes))
+
+
+def _handicapped(one: Fit) -> float:
+    return one.seconds_per_row * (QUANTIZED if one.method == "qlora" else 1.0)
 
 
 def smallest(shape: ModelShape, methods: Sequence[Method], need: Need, room: Room) -> Fit:
@@ -136,21 +167,25 @@ def _all(shape: ModelShape, methods: tuple[Method, ...], need: Need, room: Room)
     return tuple(
         _weighed(shape, method, micro, flags, share, need, room)
         for method in methods
-        for share in _shares(room)
+        for share in _shares(need, room)
         for micro in _micros(need, share[1])
-        for flags in _flags(room)
+        for flags in _flags(need, room)
     )
 
 
-def _flags(room: Room) -> Iterator[tuple[bool, bool]]:
+def _flags(need: Need, room: Room) -> Iterator[tuple[bool, bool]]:
     """(gradient checkpointing, Liger)."""
-    for liger in (False, True) if room.liger else (False,):
-        yield from ((False, liger), (True, liger))
+    ligers = ((False, True) if room.liger else (False,)) if need.liger is None else (need.liger,)
+    both = (False, True) if need.gradient_checkpointing is None else (need.gradient_checkpointing,)
+    yield from ((checkpointing, liger) for liger in ligers for checkpointing in both)
 
 
-def _shares(room: Room) -> tuple[tuple[Sharding, int], ...]:
+def _shares(need: Need, room: Room) -> tuple[tuple[Sharding, int], ...]:
     """How a training may be shared: not at all, or by all devices with the weights divided."""
-    return (("none", 1),) if room.devices < 2 else (("none", 1), ("fsdp", room.devices))
+    every: tuple[tuple[Sharding, int], ...] = (("none", 1),)
+    if room.devices > 1:
+        every = (*every, ("fsdp", room.devices))
+    return every if need.sharding is None else tuple(one for one in every if one[0] == need.sharding)
 
 
 def _micros(need: Need, devices: int) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,16 @@ def need_of(inputs: Inputs, length: Lengths, longest: int) -> Need:
         rank=max(rules["lora"]["ranks"]),
         largest_micro=min(batch, largest),
         micro=micro if isinstance(micro, int) and micro > 0 else 0,
+        gradient_checkpointing=_yes_or_no(inputs, "gradient_checkpointing"),
+        liger=_yes_or_no(inputs, "use_liger_kernel"),
+        sharding=str(inputs.task.options["sharding"]) if "sharding" in inputs.task.options else None,
     )
+
+
+def _yes_or_no(inputs: Inputs, name: str) -> bool | None:
+    """The user's own setting, None where there is none; a word that is neither is refused by the book."""
+    said = inputs.task.options.get(name)
+    return None if said is None else str(said).lower() in ("true", "yes", "1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +156,7 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
     offered: tuple[Method, ...] = ("lora", "qlora") if quantized else ("lora",)
     methods = (wanted,) if wanted in METHODS else offered
     shape = shape_of(model)
-    found = [one for one in ways(shape, methods, need, room) if _as_fixed(one, fixed)]  # type: ignore[arg-type]
+    found = ways(shape, methods, need, room)  # type: ignore[arg-type]
     gib = f"{room.bytes / 2**30:.1f}"
     if not found:
         raise InputError(*explain("decide.memory", model=model.id, method=methods[-1], room=room.bytes / 2**30))
@@ -169,15 +178,6 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
     )
     _say_sharing(best, found, room, book)
     return Way(fit=best, room=room, need=need, others=tuple(found[1:]), profile=profile)
-
-
-def _as_fixed(one: Fit, fixed: Mapping[str, Any]) -> bool:
-    """Whether a way is one of those that the user's own settings leave."""
-    yes = {"true": True, "yes": True, "1": True}
-    for name, value in (("gradient_checkpointing", one.gradient_checkpointing), ("use_liger_kernel", one.liger)):
-        if name in fixed and yes.get(str(fixed[name]).lower(), False) != value:
-            return False
-    return "sharding" not in fixed or str(fixed["sharding"]) == one.sharding
 
 
 def _peak_in_words(one: Fit, book: Book) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoswift.report import words
+from autoswift.report import records, words
 from autoswift.report.data_shown import Example, Finding, Section, Step
 from autoswift.report.differences import Piece, differences
 from autoswift.tables import has_text, text
@@ -181,7 +180,9 @@ class _Telling:
         shown = self.profile.get("samples") or [self.profile.get("first") or {}]
         found = []
         for one in shown:
-            said = tuple((role, self.named("role", role), str(one[role])) for role in SAID if one.get(role))
+            twice = "assistant" if one.get("assistant") == one.get("label") else ""  # a label is its own answer
+            roles = [role for role in SAID if one.get(role) and role != twice]
+            said = tuple((role, self.named("role", role), str(one[role])) for role in roles)
             if said:
                 found.append((self.place(one), said))
         return tuple(found)
@@ -287,14 +288,19 @@ class _Telling:
         return tuple(Example(self.place(p), (Piece(str(p.get("message") or "")),)) for p in lost[:MOST_PLACES])
 
     def _example(self, one: Mapping[str, Any]) -> Example:
-        before, after = str(one.get("before") or ""), str(one.get("after") or "")
+        before, after = (self._spoken(str(one.get(name) or "")) for name in ("before", "after"))
         if after:
             return Example(self.place(one), *differences(before, after))
-        cells = _cells(before)
+        cells = records.cells(before)
         if cells:
             empty = self.say("empty")
-            return Example(self.place(one), cells=tuple((k, v if v.strip() else empty) for k, v in cells))
+            named = ((self.named("role", k) if k in records.ROLES else k, v if v.strip() else empty) for k, v in cells)
+            return Example(self.place(one), cells=tuple(named))
         return Example(self.place(one), (Piece(before),) if before else ())
+
+    def _spoken(self, shown: str) -> str:
+        """An excerpt of several turns, one a line, with the reader's words for who speaks."""
+        return records.spoken(shown, lambda role: self.named("role", role))
 
     def findings(self, steps: Sequence[Step]) -> tuple[Finding, ...]:
         """The problems that no step covers, each kind once, the worst first."""
@@ -362,14 +368,3 @@ def _file(one: Mapping[str, Any]) -> str:
     return f"{name} ({one['member']})" if one.get("member") else name
 
 
-def _cells(record: str) -> tuple[tuple[str, str], ...]:
-    """The columns of a record that was written down as JSON; empty when it is none, or was cut."""
-    if not record.startswith("{"):
-        return ()
-    try:
-        value = json.loads(record)
-    except ValueError:
-        return ()
-    if not isinstance(value, dict):
-        return ()
-    return tuple((str(k), v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for k, v in value.items())

@@ -32,7 +32,7 @@ EXAMPLES = {"domain": 4.0, "goal": 4.0, "modality": 4.0}
 learning set gives the same within a point."""
 FAR, NEAR = 0.25, 0.5
 """Cosine to the nearest example at which the examples say nothing, and from which they have their full weight."""
-PRIOR = {"modality": 1.0, "goal": 0.5, "domain": 0.8}
+PRIOR = {"modality": 1.5, "goal": 0.5, "domain": 0.8}
 """Weight of the usual value from the start: examples alone must be clear to say otherwise."""
 USUAL = 0.5
 """Of the examples' votes for the usual value where words name another: nearly all examples are about text, most about
