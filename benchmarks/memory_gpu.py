@@ -3,7 +3,7 @@
     python benchmarks/memory_gpu.py --predict            on any machine, writes benchmarks/data/memory_predictions.json
     python benchmarks/memory_gpu.py [CELL …] [--out F]   on the device: measures, compares, prints a table
 
-Each cell is a process of its own, forked from one that has imported everything but touched no device; it makes random
+Each cell is a process of its own, kept at the ready with everything imported and no device touched; it makes random
 weights on the card and takes three steps as ms-swift's trainer does, once with the allocator as it comes and once with
 expandable segments. Cells that fit beside one another run at the same time, those near the card's limit alone. Needs
 torch, transformers and peft there; cells that need bitsandbytes or liger_kernel are left out where those are missing.
@@ -78,19 +78,20 @@ def predict() -> None:
                 "reserved": found.reserved_bytes,
                 "high": found.high,
                 "device": found.device_bytes,
+                "least": found.least_bytes,
                 "moment": found.moment,
             }
         answers[name] = row
     PREDICTIONS.write_text(json.dumps(answers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, row in answers.items():
-        print(f"{name:44} {row['expandable']['peak'] / GIB:7.2f} GiB  device {row['expandable']['device'] / GIB:7.2f}")
+        print(f"{name:44} {row['expandable']['peak'] / GIB:7.2f} GiB, at least {row['expandable']['least'] / GIB:7.2f}")
 
 
 # ---------------------------------------------------------------- all cells
 
 
-class Zygote:
-    """A process that forks cells under one setting of the allocator."""
+class Pool:
+    """A process that starts cells under one setting of the allocator."""
 
     def __init__(self, kind: str) -> None:
         env = os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -176,15 +177,15 @@ def run_all(
     Returns:
         By cell: `plain` and `expandable` answers.
     """
-    zygotes = {kind: Zygote(kind) for kind in ("expandable", "plain")}
-    facts = [one.first() for one in zygotes.values()]
+    pools = {kind: Pool(kind) for kind in ("expandable", "plain")}
+    facts = [one.first() for one in pools.values()]
     print(facts[0], flush=True)
     results: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     plan, started = Schedule(chosen, predictions), time.monotonic()
     while facts[0]["cuda"] and (plan.waiting or plan.running) and time.monotonic() - started < LIMIT_SECONDS:
         for name, kind in plan.start():
-            zygotes[kind].send(name, chosen[name])
-        for one in zygotes.values():
+            pools[kind].send(name, chosen[name])
+        for one in pools.values():
             for answer in one.read():
                 name = answer.pop("name", "")
                 answer["alone"] = len(plan.running) == 1
@@ -194,7 +195,7 @@ def run_all(
         for name, kind in plan.overdue():
             results[name][kind] = {"error": "took too long"}
             print(f"{name:44} {kind:10} took too long", flush=True)
-    for one in zygotes.values():
+    for one in pools.values():
         one.process.kill()
     if not facts[0]["cuda"]:
         print("no CUDA device here: nothing measured")
@@ -233,8 +234,8 @@ def compared(results: dict[str, dict[str, Any]], predictions: dict[str, Any]) ->
         prediction, oom = predictions[name], bool(answer.get("oom"))
         if not oom:
             upper[kind].append(prediction[kind]["high"] / answer["reserved"] - 1)
-        if kind == "expandable" and prediction[kind]["device"] > 0.85 * answer["total"]:
-            verdicts.append((name, prediction[kind]["device"] <= answer["total"], not oom))
+        if kind == "expandable" and prediction[kind]["least"] > 0.9 * answer["total"]:
+            verdicts.append((name, prediction[kind]["least"] <= answer["total"], not oom))
         if kind == "expandable" and not oom:
             guesses = (prediction[kind]["peak"], 2.4 * prediction["parameters"], 8 * prediction["parameters"])
             for key, guess in zip(errors, guesses, strict=True):

@@ -1,6 +1,7 @@
 """One cell of the memory benchmark: a model with random weights on the card, three steps, the allocator's peaks.
 
-`zygote` imports everything but touches no device, then forks a process for each cell it is sent.
+`pool` keeps processes at the ready that have imported everything and touched no device: a fork would do, but an import
+of PEFT may already touch one.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import gc
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
 
 CELL_SECONDS = 75
+READY = 5
 
 
 def build(cell: dict[str, Any]) -> Any:
@@ -159,34 +162,51 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def zygote() -> None:
-    """Imports everything, then forks one process a line of input; answers by cell name in order of completion."""
+def one() -> None:
+    """Imports everything, waits for a line of input, measures its cell and ends."""
     import peft  # noqa: F401
-    import torch
+    import torch  # noqa: F401
     import transformers
     from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 
     transformers.logging.set_verbosity_error()
-    # NVML-based (see the environment it is started with): nothing here may touch a device before the forks.
+    line = sys.stdin.readline()
+    if not line:
+        return
+    request = json.loads(line)
+    signal.alarm(CELL_SECONDS)
+    try:
+        answer = measure(request["cell"])
+    except Exception as exc:
+        answer = {"error": f"{type(exc).__name__}: {exc}"[:400]}
+    os.write(1, (json.dumps({"name": request["name"]} | answer) + "\n").encode())
+
+
+def pool() -> None:
+    """Keeps processes at the ready that have imported everything; each measures one cell of those sent."""
+    import torch
+    import transformers
+
     facts = {"torch": torch.__version__, "transformers": transformers.__version__, "cuda": torch.cuda.is_available()}
     print(json.dumps(facts), flush=True)
+
+    def ready() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, __file__, "one"], stdin=subprocess.PIPE)
+
+    waiting = [ready() for _ in range(READY)]
+    ended = []
     for line in sys.stdin:
-        request = json.loads(line)
-        if os.fork() == 0:
-            signal.alarm(CELL_SECONDS)
-            try:
-                answer = measure(request["cell"])
-            except Exception as exc:
-                answer = {"error": f"{type(exc).__name__}: {exc}"[:400]}
-            os.write(1, (json.dumps({"name": request["name"]} | answer) + "\n").encode())
-            os._exit(0)
-        while True:  # ended children leave no entry behind
-            try:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    break
-            except ChildProcessError:
-                break
+        taken = waiting.pop(0)
+        waiting.append(ready())
+        if taken.stdin is None:
+            raise RuntimeError("no pipe")
+        taken.stdin.write(line.encode())
+        taken.stdin.close()
+        ended.append(taken)
+        ended = [child for child in ended if child.poll() is None]
+    for child in waiting:
+        child.kill()
 
 
 if __name__ == "__main__":
-    zygote()
+    one() if sys.argv[1:] == ["one"] else pool()

@@ -14,6 +14,8 @@ from autoswift.cli import doctor
 from autoswift.cli.app import app
 from autoswift.cli.fit import estimate
 from autoswift.errors import InputError, ModelError
+from autoswift.testing.hub import FakeHub
+from autoswift.testing.shelf import shelf
 
 FIT = {"peak_gib", "low", "high", "reserved_gib", "device_gib", "fits", "parts", "seconds_per_step", "assumed"}
 SENTENCE = {
@@ -82,10 +84,13 @@ def test_understand_in_order_one_line_each(tmp_path: Path) -> None:
     found = [json.loads(line) for line in call("understand", "--batch", str(batch)).stdout.splitlines()]
     assert [row["text"] for row in found] == ["写诗", "a legal assistant"]
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"text": "x"}\nnot json\n', encoding="utf-8")
+    bad.write_text('{"text": "写诗"}\n\nnot json\n{"text": "a legal assistant"}\n', encoding="utf-8")
     made = call("understand", "--batch", str(bad))
+    first, second, third = (json.loads(line) for line in made.stdout.splitlines())
+    assert (first["text"], third["text"]) == ("写诗", "a legal assistant")
+    assert second["error"] == "InputError"
     assert made.exit_code == 2
-    assert "Line 2" in made.stderr
+    assert "Line 3" in made.stderr
 
 
 def test_data(chats: Path) -> None:
@@ -98,6 +103,13 @@ def test_data(chats: Path) -> None:
     assert "重复" in shown
 
 
+def test_data_shows_its_columns_samples_and_lengths(chats: Path) -> None:
+    shown = call("data", str(chats)).stdout
+    for words in ("messages", "line 2", "订单 1 到哪了？", "duplicates", "median", "█", "training"):
+        assert words in shown
+    assert "--column user=" in shown
+
+
 def test_data_that_cannot_be_used_lists_its_problems(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("", encoding="utf-8")
@@ -106,6 +118,98 @@ def test_data_that_cannot_be_used_lists_its_problems(tmp_path: Path) -> None:
     assert made.exit_code == 2
     assert value["problems"][0]["kind"] == "empty_file"
     assert call("data", str(tmp_path / "none.csv")).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("none.csv",), "no_such_file"),
+        (("d.jsonl", "--column", "user=nowhere"), "no_such_column"),
+        (("d.jsonl", "--column", "nothing"), "bad_request"),
+        (("d.jsonl", "--test", "none.csv"), "no_such_file"),
+        (("d.jsonl", "none.csv"), "no_such_file"),
+    ],
+)
+@pytest.mark.usefixtures("chats")
+def test_whatever_stops_data_is_among_its_problems(tmp_path: Path, words: tuple[str, ...], kind: str) -> None:
+    named = [str(tmp_path / word) if "." in word else word for word in words]
+    made = call("data", *named, "--json")
+    problems = json.loads(made.stdout)["problems"]
+    assert made.exit_code == 2
+    assert (problems[-1]["kind"], problems[-1]["severity"]) == (kind, "error")
+    assert {"kind", "severity", "file", "line", "row", "column", "member", "message", "fix"} <= set(problems[-1])
+
+
+def test_what_was_found_before_an_error_is_said_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("问题,答案\n怎么退？,点申请售后。\n".encode("gb18030") * 3)
+    made = call("data", str(path), "--column", "user=nowhere")
+    assert made.exit_code == 2
+    assert made.stdout == ""
+    assert "gb18030" in made.stderr
+    assert "nowhere" in made.stderr
+
+
+def test_data_writes_a_page(chats: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    value = json.loads(call("data", str(chats), "--html", str(page), "--json").stdout)
+    assert value["page"] == str(page)
+    assert "订单 0 到哪了？" in page.read_text(encoding="utf-8")
+    refused = tmp_path / "refused.html"
+    made = call("data", str(chats), "--column", "user=nowhere", "--html", str(refused), "--lang", "zh")
+    assert made.exit_code == 2
+    assert "nowhere" in refused.read_text(encoding="utf-8")
+
+
+def test_data_takes_several_files_and_folders(chats: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    rows = [{"messages": [{"role": "user", "content": f"退 {i}"}, {"role": "assistant", "content": f"好 {i * 3}"}]}
+            for i in range(30)]  # fmt: skip
+    lines(more / "e.jsonl", rows)
+    assert json.loads(call("data", str(chats), str(more), "--json").stdout)["conversations"] == 70
+
+
+def test_data_masks_divides_and_takes_own_sets(tmp_path: Path) -> None:
+    rows = [{"问题": f"电话 1381234{i:04}，第 {i * 11} 单到哪了？", "答案": f"到第 {i * 7} 站了。"} for i in range(60)]
+    path, own = lines(tmp_path / "d.jsonl", rows[:50]), lines(tmp_path / "t.jsonl", rows[50:])
+    value = json.loads(call("data", str(path), "--redact", "--test", str(own), "--json").stdout)
+    assert value["redacted"]["phone"] == value["conversations"] > 50
+    assert value["splits"]["test"] == 10
+    assert "1381234" not in json.dumps(value, ensure_ascii=False)
+    one, two = (json.loads(call("data", str(path), "--seed", seed, "--json").stdout) for seed in ("1", "1"))
+    assert one == two
+
+
+def test_data_of_a_hub_says_where_it_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "AUTOSWIFT_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AUTOSWIFT_HOME", str(tmp_path / "home"))
+    with FakeHub(shelf()) as hub:
+        for name, value in hub.environment().items():
+            monkeypatch.setenv(name, value)
+        made = call("data", "hf://classics/tang-poetry-instructions", "--json")
+        shown = call("data", "hf://classics/tang-poetry-instructions").stdout
+    found = json.loads(made.stdout)
+    assert found["conversations"] > 150
+    assert found["sourced"]["licence"] == "cc0-1.0"
+    assert "cc0-1.0" in shown
+
+
+def test_understanding_says_what_contradicts_the_data(tmp_path: Path) -> None:
+    rows = [{"text": f"这个商品我很喜欢，第 {i} 次买了", "label": "好评" if i % 2 else "差评"} for i in range(60)]
+    path = lines(tmp_path / "d.jsonl", rows)
+    value = json.loads(call("understand", "做一个会看图的聊天机器人", "--data", str(path), "--json").stdout)
+    assert value["goal"] == "classification"
+    assert "modality_contradiction" in {one["kind"] for one in value["problems"]}
+    shown = call("understand", "做一个会看图的聊天机器人", "--data", str(path)).stdout
+    assert value["problems"][0]["message"] in shown
+    assert "% sure" in shown
+
+
+def test_what_the_user_says_of_a_sentence_wins() -> None:
+    value = json.loads(call("understand", "写点东西", "--domain", "legal", "--goal", "reasoning", "--json").stdout)
+    assert (value["domain"], value["goal"]) == ("legal", "reasoning")
 
 
 def test_fit_has_the_shape_of_the_contract() -> None:

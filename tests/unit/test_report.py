@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import Page
 
 from autoswift.report import build, write
 from autoswift.run.files import dumps, read_json, write_atomic
 from autoswift.run.record import RunRecord
 from autoswift.testing.runs import HOSTILE, synthetic_run
-
-VOID = {"meta", "br", "hr", "img", "input", "link"}  # the SVG ones close themselves or have an end tag
-
-
-class Page(HTMLParser):
-    """Reads a page: its tags, attributes, visible text; checks that every element is closed."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 @pytest.fixture(params=["zh", "en"])
@@ -64,6 +30,15 @@ def test_every_element_is_closed_and_every_link_has_its_target(done: RunRecord) 
     links = [attrs["href"] for tag, attrs in found.tags if tag == "a"]
     assert len(links) >= 10
     assert all(str(link)[1:] in ids for link in links)
+
+
+def test_the_rows_of_a_run_are_linked_within_its_folder(done: RunRecord) -> None:
+    path = done.folder / "steps" / "understand.json"
+    step = read_json(path)
+    step["result"]["value"]["files"] = {n: f"data/{n}.jsonl" for n in ("train", "validation", "test", "removed")}
+    write_atomic(path, dumps(step))
+    links = {attrs["href"] for tag, attrs in page(done).tags if tag == "a"}
+    assert {"data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "data/removed.jsonl"} <= links
 
 
 def test_nothing_is_loaded_and_nothing_runs(done: RunRecord) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -146,7 +148,13 @@ def test_an_empty_sentence_is_refused(sentence: str) -> None:
 
 
 def test_batch_answers_in_order_and_goes_on_after_a_bad_line() -> None:
-    lines = ['{"text": "写诗"}', "", "not json", '{"text": ""}', {"text": "a legal bot"}]
+    lines: list[str | bytes | Mapping[str, Any]] = [
+        '{"text": "写诗"}',
+        "",
+        "not json",
+        '{"text": ""}',
+        {"text": "a legal bot"},
+    ]
     answers = list(understand_batch(lines))
     assert [a.get("domain", a.get("error")) for a in answers] == [
         "creative_writing",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autoswift.errors import InputError
 from autoswift.tables import table
 from autoswift.understand import nearest
-from autoswift.understand.embedding import SentenceEncoder, embedder
+from autoswift.understand.embedding import embedder
 from autoswift.understand.language import spoken
 from autoswift.understand.lexicon import corrected
 from autoswift.understand.questions import answered, questions
@@ -118,10 +118,12 @@ def test_examples_hold_vocabulary_only_and_none_twice() -> None:
 
 
 def test_the_votes_of_the_neighbours_are_shares() -> None:
-    (found,) = nearest.neighbours(["写一首七言绝句"], SentenceEncoder())
+    encoder = embedder()
+    assert encoder is not None
+    (found,) = nearest.neighbours(["写一首七言绝句"], encoder)
     for shares in found.shares.values():
         assert sum(shares.values()) == pytest.approx(1.0)
-    assert found.shares["domain"]["creative_writing"] > 0.7
+    assert found.shares["domain"]["creative_writing"] > 0.5
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from autoswift.cli.show import foreign
 from autoswift.report import words
 
 MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✕", "red")}
-SEVERITY_STYLE = {"error": "red", "warn": "yellow", "flag": "cyan"}
 
 
 def _grid() -> Table:
@@ -28,62 +27,33 @@ def _grid() -> Table:
 def facts_view(answer: dict[str, Any]) -> RenderableType:
     """What a sentence asks for."""
     grid, language = _grid(), current.language
-    evidence = answer.get("evidence") or {}
+    grid.add_column(style="dim", no_wrap=True, justify="right")
+    evidence, sure = answer.get("evidence") or {}, answer.get("confidence") or {}
     for name in ("goal", "domain", "language", "modality", "deploy", "hardware"):
         found = answer.get(name)
         if not found or found == "none":
             continue
         many = [found] if isinstance(found, str) else list(found)
         shown = ", ".join(words.named(f"word.{name}", str(one), language) for one in many)
-        grid.add_row(words.named("fact", name, language), foreign(shown), foreign(evidence.get(name, "")))
+        certain = say("sure", percent=round(sure[name] * 100)) if isinstance(sure.get(name), int | float) else ""
+        grid.add_row(words.named("fact", name, language), foreign(shown), foreign(evidence.get(name, "")), certain)
     for name, found in (answer.get("constraints") or {}).items():
         grid.add_row(words.named("fact", name, language), foreign(found), foreign(evidence.get(name, "")))
     parts: list[RenderableType] = ["", grid]
     if answer.get("assumptions"):
         parts += ["", Text(say("assumed"), style="dim")]
         parts += [foreign(f"· {one}") for one in answer["assumptions"]]
+    if answer.get("problems"):
+        parts += ["", problems_view(answer["problems"], "")]
     return Group(*parts, "")
 
 
-def data_view(report: dict[str, Any]) -> RenderableType:
-    """What a data file holds."""
-    grid, language = _grid(), current.language
-    kinds = (
-        words.named("task", str(report["task"]), language),
-        words.named("word.language", report["language"], language),
-    )
-    grid.add_row(say("data.format"), foreign(", ".join((str(report["format"]), *kinds))), "")
-    grid.add_row(say("data.conversations"), words.value(report["conversations"], language), "")
-    for role, words_of in (report.get("first") or {}).items():
-        if words_of:
-            grid.add_row(say("data.first", role=role), foreign(str(words_of)[:300]), "")
-    if report.get("columns"):
-        pairs = ", ".join(f"{role}={name}" for role, name in report["columns"].items())
-        grid.add_row(say("data.columns"), foreign(pairs), "")
-    for key, group in (("removed", "reason"), ("flagged", "problem")):
-        for name, rows in (report.get(key) or {}).items():
-            grid.add_row(say(f"data.{key}"), words.value(rows, language), words.named(group, name, language))
-    parts: list[RenderableType] = ["", grid]
-    if report.get("problems"):
-        parts += ["", problems_table(report["problems"])]
-    return Group(*parts, "")
+def problems_view(problems: Sequence[dict[str, Any]], name: str) -> RenderableType:
+    """Problems of data as their JSON values, the worst first, each kind once."""
+    from autoswift.cli.data_view import findings_view
+    from autoswift.report.data import refused
 
-
-def problems_table(problems: Sequence[dict[str, Any]]) -> Table:
-    """Findings, worst first."""
-    order = {"error": 0, "warn": 1, "flag": 2}
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
-    for row in sorted(problems, key=lambda one: order.get(str(one["severity"]), 3)):
-        severity = str(row["severity"])
-        line = say("data.line", line=row["line"]) if row.get("line") else ""
-        message = foreign(row["message"])
-        if row.get("fix"):
-            message.append_text(foreign(f"\n{row['fix']}", "dim"))
-        table.add_row(Text(say(f"severity.{severity}"), style=SEVERITY_STYLE.get(severity, "")), line, message)
-    return table
+    return findings_view(refused(problems, name, current.language).findings)
 
 
 def models_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -46,7 +46,7 @@ QUIET: dict[str, Any] = {
     "liger": False,
     "padded": False,
     "sharding": "",
-    "expandable_segments": False,
+    "expandable_segments": True,
     "adapter_precision": "float32",
 }
 """Settings that few name; left out, they are as autoswift trains."""
@@ -158,7 +158,7 @@ def estimate(row: Mapping[str, Any]) -> dict[str, Any]:
         "high": round(found.high / GIB, 4),
         "reserved_gib": round(found.reserved_bytes / GIB, 4),
         "device_gib": round(found.device_bytes / GIB, 4),
-        "fits": found.device_bytes <= room if room else None,
+        "fits": found.least_bytes <= room if room else None,
         "fits_surely": found.high + found.context_bytes <= room if room else None,
         "room_gib": round(room / GIB, 2) if room else None,
         "parts": {name: round(value / GIB, 4) for name, value in found.parts.items()},
@@ -170,7 +170,7 @@ def estimate(row: Mapping[str, Any]) -> dict[str, Any]:
                 "value": one.value,
                 "saves_gib": round(one.saved_bytes / GIB, 4),
                 "device_gib": round(one.estimate.device_bytes / GIB, 4),
-                "fits": one.estimate.device_bytes <= room if room else None,
+                "fits": one.estimate.least_bytes <= room if room else None,
             }
             for one in saves
         ],
@@ -228,7 +228,7 @@ def _shared(
     for kind in tries:
         changed = replace(settings, devices=devices, sharding=kind)
         found = peak_memory(shape, method, changed)
-        if found.device_bytes <= room:
+        if found.high + found.context_bytes <= room:
             break
     if not named:
         assumed.append(f"sharding={changed.sharding}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -142,6 +142,13 @@ def moments(recipe: Recipe, shape: ModelShape, rows: int, length: int, rank: int
                 sums[_part(name)] += times * factor * known[name]
         found.append(Moment(**sums, late=bool(late)))
     return found
+
+
+def layer_bytes(recipe: Recipe, shape: ModelShape, rows: int, length: int, rank: int) -> float:
+    """Activations that one layer keeps when nothing is computed again."""
+    kept = replace(recipe, checkpointing=False)
+    shallow, deep = (moments(kept, replace(shape, layers=n), rows, length, rank) for n in (1, 2))
+    return max(more.activations - less.activations for less, more in zip(shallow, deep, strict=True))
 
 
 def loss_slice(shape: ModelShape, tokens: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from autoswift.domain.plan import Method
 from autoswift.domain.profile import GIB
-from autoswift.hardware.activations import Moment, Recipe, moments, nearest
+from autoswift.hardware.activations import Moment, Recipe, layer_bytes, moments, nearest
 from autoswift.hardware.shape import ModelShape
 from autoswift.hardware.sharding import Shards, shards_of
 from autoswift.tables import table
@@ -60,7 +60,7 @@ class MemorySettings:
     padded: bool = False
     adapter_precision: str = "float32"
     quant_bits: int = 4
-    expandable_segments: bool = False
+    expandable_segments: bool = True
     devices: int = 1
     sharding: str = "none"
     extra_trained: int = 0
@@ -86,6 +86,7 @@ class MemoryEstimate:
         reserved_bytes: with the allocator's slack; `low` and `high` bound it. On a CPU: the process's resident size.
         device_bytes: with the context (what nvidia-smi shows); on a CPU the same as reserved.
         context_bytes: of `device_bytes`, what is not the allocator's.
+        least_bytes: on the device when memory runs short: the allocator then gives back what it only keeps.
         moment: loss, layer or update: when the peak is reached.
         assumed: what of the model's shape was not known.
         approximated: what of the settings has no trace of its own and was taken from the nearest that has.
@@ -98,6 +99,7 @@ class MemoryEstimate:
     low: int = 0
     high: int = 0
     context_bytes: int = 0
+    least_bytes: int = 0
     moment: str = ""
     assumed: tuple[str, ...] = ()
     approximated: tuple[str, ...] = ()
@@ -130,7 +132,9 @@ def peak_memory(shape: ModelShape, method: Method, settings: MemorySettings) -> 
     parts = {name: int(value) for name, value in resident.items()}
     parts |= {"gradients": int(top.gradients), "activations": int(top.activations), "logits": int(top.logits)}
     moment = "update" if top is found[-1] else "loss" if top.logits > 0 else "layer"
-    return _estimate(parts, moment, shape, settings, paged / shards.optimizer, nearest(recipe)[1])
+    layer = layer_bytes(recipe, shape, settings.micro_batch, settings.length, settings.rank)
+    holes = _holes(shape, method, settings, top, gradients, layer)
+    return _estimate(parts, moment, shape, settings, (paged / shards.optimizer, holes, layer), nearest(recipe)[1])
 
 
 def recipe_of(shape: ModelShape, method: Method, settings: MemorySettings) -> Recipe:
@@ -237,33 +241,65 @@ def _workspace(settings: MemorySettings) -> float:
     return float(facts["large_mib"] if large else facts["mib"]) * 2**20
 
 
+def _holes(
+    shape: ModelShape, method: Method, settings: MemorySettings, top: Moment, gradients: float, layer: float
+) -> float:
+    """Bytes that the allocator keeps at most beside what is alive at the peak.
+
+    The 16-bit logits leave a hole that their float32 copies do not fit into; about a layer's activations are in
+    pieces; and in full training what the last update freed is too small for the logits. The shares bound a simulation
+    of the allocator over 25 traces of three steps (scripts and table: see tables/memory.yaml).
+    """
+    facts = table("memory")["reserved"]["expandable" if settings.expandable_segments else "plain"]
+    fused = settings.liger or settings.fused_loss
+    kind = ("liger_" if fused else "") + ("checkpointed" if settings.gradient_checkpointing else "kept")
+    holes = float(facts["gib"]) * GIB + float(facts[kind]) * layer
+    if top.logits > 0 and not fused:
+        holes += 2 * settings.tokens * shape.vocabulary
+    if method != "full":
+        return holes + float(facts["adapter"]) * gradients
+    if not top.late:
+        holes += float(facts["freed"]) * max(gradients - top.activations, 0.0)
+    return holes + float(facts["trained"]) * gradients
+
+
 def _estimate(
     parts: dict[str, int],
     moment: str,
     shape: ModelShape,
     settings: MemorySettings,
-    paged: float,
+    beside: tuple[float, float, float],
     approximated: tuple[str, ...],
 ) -> MemoryEstimate:
-    """With the allocator's slack and the context."""
+    """With the allocator's slack and the context.
+
+    Args:
+        beside: bytes in pages that the driver moves, the allocator's holes at most, one layer's activations.
+    """
+    paged, holes, layer = beside
     peak = sum(parts.values())
-    on_cpu = settings.device == "cpu"
     facts = table("memory")["reserved"]
-    kind = "cpu" if on_cpu else "expandable" if settings.expandable_segments else "plain"
-    bounds = facts[kind]
-    more = int(float(bounds["gib"]) * GIB)
-    low, reserved, high = (int(peak * float(bounds[name])) + more for name in ("low", "middle", "high"))
-    context = 0 if on_cpu else int(float(table("memory")["context_gib"]) * GIB)
-    if settings.devices > 1 and not on_cpu:
-        context += int(float(table("memory")["communication_gib"]) * GIB)
+    if settings.device == "cpu":
+        bounds = facts["cpu"]
+        low, reserved, high = (
+            int(peak * float(bounds[name]) + float(bounds["gib"]) * GIB) for name in ("low", "middle", "high")
+        )
+        context, least = 0, low
+    else:
+        low, reserved, high = (int(peak + holes * float(facts["shares"][n])) for n in ("low", "middle", "high"))
+        context = int(float(table("memory")["context_gib"]) * GIB + paged)
+        if settings.devices > 1:
+            context += int(float(table("memory")["communication_gib"]) * GIB)
+        least = int(peak + float(facts["short"]) * layer) + context
     return MemoryEstimate(
         parts=parts,
         peak_bytes=peak,
         reserved_bytes=reserved,
-        device_bytes=reserved + context + int(paged),
+        device_bytes=reserved + context,
         low=low,
         high=high,
-        context_bytes=context + int(paged),
+        context_bytes=context,
+        least_bytes=least,
         moment=moment,
         assumed=shape.assumed,
         approximated=approximated,

@@ -51,7 +51,7 @@ def section(
 def refused(problems: Sequence[Mapping[str, Any]], name: str, language: str) -> Section:
     """What is shown of data that cannot be used: its problems, the worst first."""
     telling = _Telling({"problems": problems, "path": name}, language, {})
-    story = (telling.say("refused"), telling.say("refused_what"))
+    story = (telling.tell("refused"), telling.tell("refused_what"))
     return Section(name=telling.name, language=language, verdict="bad", story=story, findings=telling.findings(()))
 
 
@@ -87,7 +87,7 @@ class _Telling:
         named = [*shown, *(profile.get("samples") or []), *(p for p in self.problems if p.get("line"))]
         self.several = len({_file(one) for one in named}) > 1
 
-    def say(self, key: str, **values: object) -> str:
+    def tell(self, key: str, **values: object) -> str:
         return text(f"report.data.{key}", self.language, **values)
 
     def named(self, group: str, name: str) -> str:
@@ -126,21 +126,19 @@ class _Telling:
             bins=tuple((float(b["low"]), float(b["high"]), int(b["count"])) for b in self._bins()),
             marks=self.marks(),
             counted=self.counted(),
-            files=tuple((name, files[name], self.say(f"file.{name}")) for name in FILES if name in files),
+            files=tuple((name, files[name], self.tell(f"file.{name}")) for name in FILES if name in files),
         )
 
-    def story(
-        self, left_out: int, changed: Sequence[Step], marked: Sequence[Step], points: int
-    ) -> tuple[str, ...]:
+    def story(self, left_out: int, changed: Sequence[Step], marked: Sequence[Step], points: int) -> tuple[str, ...]:
         """What happened, in some sentences."""
         values = {"file": self.name, "rows": self.number(self.rows)}
         values |= {"kept": self.number(self.kept), "removed": self.number(left_out)}
-        told = [self.say("story" if left_out else "story_all", **values)]
+        told = [self.tell("story" if left_out else "story_all", **values)]
         for key, steps in (("story_changed", changed), ("story_marked", marked)):
             count = sum(step.count for step in steps)
-            told += [self.say(key, count=self.number(count))] if count else []
+            told += [self.tell(key, count=self.number(count))] if count else []
         last = "clean" if not points else "attention_one" if points == 1 else "attention"
-        return (*told, self.say(last, count=points))
+        return (*told, self.tell(last, count=points))
 
     def facts(self) -> tuple[tuple[str, str], ...]:
         """The file in a few lines."""
@@ -158,11 +156,11 @@ class _Telling:
             ("modality", self.named("word.modality", str(get("modality") or ""))),
         ]
         if get("turns_mean"):
-            rows.append(("turns", self.say("f.turns_words", mean=self.number(float(get("turns_mean") or 0)))))
+            rows.append(("turns", self.tell("f.turns_words", mean=self.number(float(get("turns_mean") or 0)))))
         if tokens.get("max"):
             shown = {name: self.number(round(float(tokens.get(name) or 0))) for name in ("p50", "max", "total")}
-            rows.append(("lengths", self.say("f.lengths_words", **shown)))
-        return tuple((self.say(f"f.{name}"), value) for name, value in rows if value)
+            rows.append(("lengths", self.tell("f.lengths_words", **shown)))
+        return tuple((self.tell(f"f.{name}"), value) for name, value in rows if value)
 
     def columns(self) -> tuple[tuple[str, str, str, str], ...]:
         """How the columns are read."""
@@ -170,9 +168,9 @@ class _Telling:
         first = self.profile.get("first") or {}
         found = []
         for role, name in columns.items():
-            key = f"report.role_means.{role}"
+            key = f"report.column_means.{role}"
             means = text(key, self.language) if has_text(key, self.language) else ""
-            found.append((self.named("role", str(role)), means, str(name), str(first.get(role) or "")))
+            found.append((self.named("column", str(role)), means, str(name), str(first.get(role) or "")))
         return tuple(found)
 
     def samples(self) -> tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]:
@@ -182,7 +180,7 @@ class _Telling:
         for one in shown:
             twice = "assistant" if one.get("assistant") == one.get("label") else ""  # a label is its own answer
             roles = [role for role in SAID if one.get(role) and role != twice]
-            said = tuple((role, self.named("role", role), str(one[role])) for role in roles)
+            said = tuple((role, self.named("column", role), str(one[role])) for role in roles)
             if said:
                 found.append((self.place(one), said))
         return tuple(found)
@@ -192,7 +190,7 @@ class _Telling:
         found = []
         for name, total in (self.profile.get("splits") or {}).items():
             rows = int(total) - (self.too_long if name == "train" else 0)
-            means = self.say(f"{name}_is") if name in SPLITS else ""
+            means = self.tell(f"{name}_is") if name in SPLITS else ""
             found.append((self.named("split", str(name)), rows, self._share(rows, self.kept), means))
         return tuple(found)
 
@@ -212,13 +210,13 @@ class _Telling:
         near, own = self.profile.get("near") or {}, self.profile.get("own_sets") or {}
         found = []
         if near.get("groups"):
-            found.append(self.say("near", rows=self.number(near.get("rows")), groups=self.number(near["groups"])))
+            found.append(self.tell("near", rows=self.number(near.get("rows")), groups=self.number(near["groups"])))
         for name in ("validation", "test"):
             if name in own:
                 values = {"count": self.number(own[name]), "overlap": self.number(own.get(f"overlap_{name}", 0))}
-                found.append(self.say("own", name=self.named("split", name), **values))
+                found.append(self.tell("own", name=self.named("split", name), **values))
         if own.get("removed_from_train"):
-            found.append(self.say("own_taken", count=self.number(own["removed_from_train"])))
+            found.append(self.tell("own_taken", count=self.number(own["removed_from_train"])))
         return tuple(found)
 
     def removed(self) -> tuple[Step, ...]:
@@ -256,7 +254,7 @@ class _Telling:
             share=self._share(count, total),
             why=why or (str(problem["message"]) if problem else ""),
             todo=todo,
-            idle=group == "changed" or todo.startswith(self.say("nothing")),
+            idle=group == "changed" or todo.startswith(self.tell("nothing")),
             severity=str(problem["severity"]) if problem else "warn" if group == "removed" else "flag",
             parts=tuple((self.named("problem", k), int(n)) for k, n in sorted(parts.items(), key=lambda x: -x[1])),
             examples=self._examples(group, kind),
@@ -293,7 +291,7 @@ class _Telling:
             return Example(self.place(one), *differences(before, after))
         cells = records.cells(before)
         if cells:
-            empty = self.say("empty")
+            empty = self.tell("empty")
             named = ((self.named("role", k) if k in records.ROLES else k, v if v.strip() else empty) for k, v in cells)
             return Example(self.place(one), cells=tuple(named))
         return Example(self.place(one), (Piece(before),) if before else ())
@@ -322,12 +320,12 @@ class _Telling:
     def place(self, one: Mapping[str, Any]) -> str:
         """Where a row stands: its line, else its number; with its file where there are several."""
         if one.get("line"):
-            at = self.say("at_line", line=one["line"])
+            at = self.tell("at_line", line=one["line"])
         elif one.get("row"):
-            at = self.say("at_row", row=one["row"])
+            at = self.tell("at_row", row=one["row"])
         else:
             return _file(one) if self.several and one.get("file") else ""
-        return self.say("at_file", file=_file(one), place=at) if self.several and one.get("file") else at
+        return self.tell("at_file", file=_file(one), place=at) if self.several and one.get("file") else at
 
     def _bins(self) -> Sequence[Mapping[str, Any]]:
         return self.profile.get("token_histogram") or ()
@@ -337,7 +335,7 @@ class _Telling:
         tokens = self.profile.get("tokens") or {}
         named = (("p50", "m50"), ("p95", "m95"), ("max", "mmax"))
         return tuple(
-            (self.say(key, n=self.number(round(float(tokens[name])))), float(tokens[name]))
+            (self.tell(key, n=self.number(round(float(tokens[name])))), float(tokens[name]))
             for name, key in named
             if tokens.get(name)
         )
@@ -348,7 +346,7 @@ class _Telling:
         if not tokens.get("max"):
             return ""
         shown = {name: self.number(round(float(tokens.get(name) or 0))) for name in ("p50", "p95", "max")}
-        return self.say("i.counted", **shown)
+        return self.tell("i.counted", **shown)
 
     def _share(self, part: int, whole: int) -> str:
         return words.percent(part / whole if whole else 0.0, self.language)
@@ -366,5 +364,3 @@ def _file(one: Mapping[str, Any]) -> str:
     """The file of a row, with its place in an archive."""
     name = Path(str(one.get("file") or "")).name
     return f"{name} ({one['member']})" if one.get("member") else name
-
-

@@ -13,7 +13,12 @@ Sample = tuple[tuple[str, str, str], ...]
 """What a sample says: class, name and text of each part."""
 TEACHER_FILES = (("data/teacher_rows.jsonl", "rows_file"), ("data/teacher_thrown.jsonl", "thrown_file"))
 MOST_REJECTED = 10
-_ANSWERS = frozenset({"assistant", "output", "response", "answer", "completion", "label", "chosen", "回答", "答案"})
+_ANSWERS = frozenset({"assistant", "output", "response", "answer", "completion", "label", "chosen"})
+
+
+_KNOWN = {"output": "assistant", "response": "assistant", "answer": "assistant", "completion": "assistant",
+          "question": "user", "query": "user", "prompt": "user"}  # fmt: skip
+"""Columns of data sets whose names a reader need not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,12 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Thrown:
-    """A reason for which a teacher's examples were thrown away."""
+    """A reason for which a teacher's examples were thrown away; each example with a remark on it."""
 
     name: str
     count: int
     share: str
-    examples: tuple[Sample, ...] = ()
+    examples: tuple[tuple[str, Sample], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +88,7 @@ class _Telling:
         self.decision = decided[0]
         self.taught = sourced.get("kind") == "teacher"
 
-    def say(self, key: str, **values: object) -> str:
+    def tell(self, key: str, **values: object) -> str:
         return text(f"report.origin.{key}", self.language, **values)
 
     def number(self, value: Any) -> str:
@@ -95,7 +100,7 @@ class _Telling:
         warnings = dict.fromkeys([*_texts(self.chosen.get("warnings")), *_texts(self.details.get("warnings"))])
         rejected = (self.details.get("search") or {}).get("rejected") or []
         return Origin(
-            story=self.say("teacher" if self.taught else "named" if named else "hub"),
+            story=self.tell("teacher" if self.taught else "named" if named else "hub"),
             facts=self._taught_facts() if self.taught else self._hub_facts(),
             because=self._because(),
             warnings=tuple(warnings),
@@ -104,7 +109,7 @@ class _Telling:
             thrown_total=sum(thrown.values()),
             others=tuple(self._other(one) for one in self.others),
             rejected=tuple((str(one.get("reference")), str(one.get("why"))) for one in rejected[:MOST_REJECTED]),
-            files=tuple((path, self.say(key)) for path, key in TEACHER_FILES) if self.taught else (),
+            files=tuple((path, self.tell(key)) for path, key in TEACHER_FILES) if self.taught else (),
         )
 
     def _because(self) -> tuple[str, ...]:
@@ -114,10 +119,10 @@ class _Telling:
 
     def _licence(self, licence: Any, commercial: Any) -> tuple[str, str]:
         allowed = commercial if commercial in ("yes", "no") else "unknown"
-        return str(licence or self.say("no_licence")), self.say(f"licence_{allowed}")
+        return str(licence or self.tell("no_licence")), self.tell(f"licence_{allowed}")
 
     def _size(self, one: Mapping[str, Any]) -> str:
-        rows = self.say("rows", rows=self.number(int(one["rows"]))) if one.get("rows") else str(one.get("size_words"))
+        rows = self.tell("rows", rows=self.number(int(one["rows"]))) if one.get("rows") else str(one.get("size_words"))
         known = words.size(one.get("bytes"))
         return ", ".join(part for part in (rows, known) if part and part not in ("None", words.NOTHING))
 
@@ -129,7 +134,7 @@ class _Telling:
         asked = ""
         if search.get("searched"):
             shown = {"words": ", ".join(_texts(search["searched"])), "count": self.number(search.get("considered"))}
-            asked = self.say("searched", **shown)
+            asked = self.tell("searched", **shown)
         named = self.sourced.get("words") or {}
         left_out = self.details.get("left_out") or {}
         rows = [
@@ -141,7 +146,7 @@ class _Telling:
             ("search", asked, "", ""),
             ("left_out", ", ".join(f"{named.get(why, why)} {self.number(n)}" for why, n in left_out.items()), "", ""),
         ]
-        return tuple((self.say(f"f.{key}"), *row) for key, *row in rows if row[0])  # type: ignore[misc]
+        return tuple((self.tell(f"f.{key}"), *row) for key, *row in rows if row[0])  # type: ignore[misc]
 
     def _taught_facts(self) -> tuple[tuple[str, str, str, str], ...]:
         details, thrown = self.details, sum((self.sourced.get("thrown_away") or {}).values())
@@ -150,18 +155,18 @@ class _Telling:
         counts = {name: self.number(details.get(name)) for name in ("kept", "wanted")}
         spent = {"questions": self.number(questions), "tokens": self.number(details.get("tokens"))}
         spent["time"] = words.duration(details.get("seconds"), self.language)
-        scores = [self.say("judge", score=s, count=self.number(n)) for s, n in (details.get("scores") or {}).items()]
+        scores = [self.tell("judge", score=s, count=self.number(n)) for s, n in (details.get("scores") or {}).items()]
         ended = f"sourcing.teacher.ended.{details.get('ended')}"
         rows = [
-            ("teacher", self.say("at", model=details.get("model", ""), host=details.get("host", "")), ""),
+            ("teacher", self.tell("at", model=details.get("model", ""), host=details.get("host", "")), ""),
             ("licence", licence, commercial),
-            ("made", self.say("made", thrown=self.number(thrown), **counts), ""),
+            ("made", self.tell("made", thrown=self.number(thrown), **counts), ""),
             ("labels", ", ".join(_texts(details.get("labels"))), ""),
-            ("judge", ", ".join(scores), "" if details.get("judge_used", True) else self.say("no_judge")),
-            ("spent", self.say("spent", **spent), ""),
+            ("judge", ", ".join(scores), "" if details.get("judge_used", True) else self.tell("no_judge")),
+            ("spent", self.tell("spent", **spent), ""),
             ("ended", words.named_by(ended, str(details.get("ended") or ""), self.language), ""),
         ]
-        return tuple((self.say(f"f.{key}"), shown, note, "") for key, shown, note in rows if shown)
+        return tuple((self.tell(f"f.{key}"), shown, note, "") for key, shown, note in rows if shown)
 
     def _thrown(self, counts: Mapping[str, int]) -> tuple[Thrown, ...]:
         examples = self.details.get("thrown_examples") or {}
@@ -172,12 +177,17 @@ class _Telling:
                 str(named.get(why, why)),
                 int(count),
                 words.percent(count / total, self.language),
-                tuple(_sample(one, self.language) for one in examples.get(why) or []),
+                tuple(self._reject(one) for one in examples.get(why) or []),
             )
             for why, count in counts.items()
             if count
         ]
         return tuple(sorted(found, key=lambda one: -one.count))
+
+    def _reject(self, one: Mapping[str, Any]) -> tuple[str, Sample]:
+        score = self.tell("score", score=one["score"]) if one.get("score") else ""
+        note = " · ".join(part for part in (str(one.get("why") or ""), score) if part)
+        return note, _sample({k: v for k, v in one.items() if k not in ("why", "score")}, self.language)
 
     def _other(self, one: Mapping[str, Any]) -> Other:
         reasons = {str(a.get("value")): str(a.get("why_not") or "") for a in self.decision.get("alternatives") or []}
@@ -210,8 +220,7 @@ def _sample(record: Any, language: str) -> Sample:
         if value in (None, "", [], {}):
             continue
         role = "assistant" if str(name).lower() in _ANSWERS else "user"
-        key = {"instruction": "origin.asked", "answer": "origin.said"}.get(str(name)) if "answer" in record else None
-        label = text(f"report.{key}", language) if key else str(name)
+        label = words.named_by(f"report.column.{_KNOWN.get(str(name), name)}", str(name), language)
         shown.append((role, label, value if isinstance(value, str) else words.value(value, language)))
     return tuple(shown)
 

@@ -8,9 +8,10 @@ from functools import cache
 from autoswift.tables import table
 from autoswift.understand.setting import clause_of, group, is_subject, near, negated
 
-_NUMBERS = {"单": 1, "一": 1, "one": 1, "single": 1, "双": 2, "两": 2, "二": 2, "two": 2, "dual": 2, "三": 3, "three": 3}
-_NUMBERS |= {"四": 4, "four": 4, "五": 5, "六": 6, "six": 6, "八": 8, "eight": 8, "十六": 16}
-_COUNTED = re.compile(rf"({'|'.join(sorted(_NUMBERS, key=len, reverse=True))}|\d{{1,3}})\s?-?(?:卡|张|块|台|[x×*]|gpu|card|(?=h\d|a\d|l\d|v\d|b\d|rtx))")
+_NUMBERS = {"单": 1, "一": 1, "双": 2, "两": 2, "二": 2, "三": 3, "四": 4, "五": 5, "六": 6, "八": 8, "十六": 16}
+_NUMBERS |= {"one": 1, "single": 1, "two": 2, "dual": 2, "three": 3, "four": 4, "six": 6, "eight": 8}
+_MANY = "|".join(sorted(_NUMBERS, key=len, reverse=True))
+_COUNTED = re.compile(rf"({_MANY}|\d{{1,3}})\s?-?(?:卡|张|块|台|[x×*]|gpu|card|(?=[halvb]\d|rtx))")
 _TIMES = re.compile(r"[x×*]\s?(\d{1,3})$|([单双四八])卡$")
 _GIGABYTES = re.compile(r"(?<!\d)(\d{1,4})\s?(?:gib|gb|g)(?![a-z])")
 _CARD_G = re.compile(r"(?<![a-z0-9])a10g")
@@ -66,7 +67,7 @@ def device_count(words: tuple[str, ...]) -> int | None:
 
 
 def constraints(text: str, machines: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """Licence, privacy, offline, latency, size, cost, device count and answer language that a normalised sentence demands.
+    """Licence, privacy, latency, size, cost, devices and answer language that a normalised sentence demands.
 
     Returns:
         The constraints, and for each the words that it rests on.

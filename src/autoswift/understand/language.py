@@ -25,7 +25,7 @@ MIXED_LOW, MIXED_HIGH = 0.35, 0.80
 names something in Chinese; between them neither language carries the sentence alone."""
 OWN_SHARE = 0.08
 """Two ordinary English words make a Chinese sentence mixed from this share of its words: two to 23 Chinese ones."""
-ONE_SHARE, ONE_AMONG = 0.2, 0.1
+ONE_SHARE, ONE_AMONG, TERMS = 0.2, 0.1, 3
 """A single ordinary English word does in a very short sentence only, or beside terms that are English as well."""
 SURE = 0.9
 """py3langid is asked about short texts, where it is right only when it is nearly certain."""
@@ -84,7 +84,8 @@ def spoken(sentence: str) -> str:
     if len(own) >= 2:
         return "mixed" if len(own) >= OWN_SHARE * (len(own) + han) else "zh"
     known = any(w.lower() in _english() for w in own)
-    return "mixed" if known and 1 >= (ONE_SHARE if len(words) < 3 else ONE_AMONG) * (1 + han) else "zh"
+    share = ONE_SHARE if len(words) < TERMS else ONE_AMONG
+    return "mixed" if known and share * (1 + han) <= 1 else "zh"
 
 
 def _ordinary(word: str) -> bool:

@@ -13,7 +13,8 @@ DEFAULTS = {"domain": "general", "goal": "chat", "modality": "text", "deploy": "
 """What a sentence that says nothing of a fact most likely wants."""
 FUNCTION_BONUS = 1.5
 """What a model does outweighs a topic ("translate medical papers"): no other fact records it, while classifying and
-extracting are recorded as the goal. One named function (3) must outvote one named topic with a typical word beside it (3 + 0.6 x 2)."""
+extracting are recorded as the goal. One named function (3) must outvote one named topic with a typical word beside it
+(3 + 0.6 x 2)."""
 NAMED_WORD = 3.0
 """Weight of one word that names its value: the bonus is for a function that is named, not for a hint at one."""
 PARTICULAR = 2.0
@@ -52,7 +53,9 @@ def votes(plain: str) -> dict[str, Votes]:
 
 def domain_scores(found: Iterable[Hit]) -> dict[str, float]:
     """Weight by domain, functions raised over topics."""
-    return {d: w * (FUNCTION_BONUS if d in FUNCTIONS and w >= NAMED_WORD else 1) for d, w in lexicon.scores(found).items()}
+    return {
+        d: w * (FUNCTION_BONUS if d in FUNCTIONS and w >= NAMED_WORD else 1) for d, w in lexicon.scores(found).items()
+    }
 
 
 def _domain(plain: str) -> Votes:

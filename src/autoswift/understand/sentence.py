@@ -47,7 +47,7 @@ MODEL_SURE, MODEL_UNSURE = 0.9, 0.6
 """Confidence of a model's answer that rests on words of the sentence, and of one that does not."""
 TOGETHER = 64
 """Rows of a batch that are embedded at once."""
-LONGEST = 20_000
+LONGEST = 4_000
 """Characters of a "sentence" that are read: a pasted document is no sentence, and its start says what is wanted."""
 
 

@@ -12,8 +12,12 @@ from typing import Any
 from autoswift.tables import table
 
 CLAUSE_END = re.compile(r"[,.;:!?，。；：！？、\n]|\s[-–—]\s|——")
+CLAUSE = 160
+"""Characters to either side that a clause is looked for: longer ones are rare, and nothing reaches across them."""
 REACH_ZH, REACH_EN = 10, 40
 """Characters that a negation reaches forward within its clause: about four Chinese words, six English ones."""
+LONGEST_NEGATION = 24
+"""Characters of the longest negation in the table ("nothing to do with"), with room."""
 SERVED = 12
 """Characters back from a place to the word that says it is served there ("deployed on our", "部署到公司的")."""
 NEAR = 24
@@ -34,6 +38,8 @@ MODIFIER, MODIFIER_OF = 3, 8
 """Characters between a Chinese modifier and its head: bare (about one word), and with 的 before the head."""
 FUNCTIONS = frozenset({"customer_service", "creative_writing", "translation", "summarization", "roleplay", "code"})
 """Domains that name what the model does."""
+MANY = 60
+"""Domain words from which a text is no sentence; the longest request of the labelled sets has 15."""
 KINDS = frozenset({"classification", "extraction"})
 """Domains that name a kind of task: what is classified stays the domain, so they make no modifier of it."""
 ENOUGH = 4
@@ -44,7 +50,7 @@ _REFUSED = re.compile(r"(?<!能)(?<!是)(?<!要)(?<!会)(?<!可)[不别勿甭非
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A word of the lexicon in a sentence; `weight` already carries the context, and `left` says how much of it is left."""
+    """A word of the lexicon in a sentence; `weight` already carries the context, `left` is the share that it left."""
 
     value: str
     word: str
@@ -89,16 +95,17 @@ def group(section: str, name: str = "") -> re.Pattern[str]:
 
 
 def clause_of(text: str, at: int) -> tuple[int, int]:
-    """Start and end of the clause that holds a position."""
-    start = max((m.end() for m in CLAUSE_END.finditer(text, 0, at)), default=0)
-    after = CLAUSE_END.search(text, at)
-    return start, after.start() if after else len(text)
+    """Start and end of the clause that holds a position, at most `CLAUSE` characters to either side."""
+    low, high = max(0, at - CLAUSE), min(len(text), at + CLAUSE)
+    start = max((m.end() for m in CLAUSE_END.finditer(text, low, at)), default=low)
+    after = CLAUSE_END.search(text, at, high)
+    return start, after.start() if after else high
 
 
 def negated(text: str, start: int) -> bool:
     """Whether a negation in the same clause reaches the word that begins at `start`."""
     begin, _ = clause_of(text, start)
-    before = text[begin:start]
+    before = text[max(begin, start - REACH_EN - LONGEST_NEGATION) : start]
     if _REFUSED.search(before):
         return True
     blocked = [m.span() for m in group("negation", "not_negation").finditer(before)]
@@ -115,8 +122,9 @@ def negated(text: str, start: int) -> bool:
 
 
 def affirmed(text: str, found: Sequence[Hit] = ()) -> str:
-    """A normalised sentence without what it refuses ("not for code, …") and without the words of its domain hits that
-    only qualify another; the whole where little else would be left.
+    """A normalised sentence without what it refuses ("not for code, …") and what only qualifies another domain's word.
+
+    Where little else would be left it is the whole.
     """
     kept = _without(text, _refused(text))
     if any(h.left > QUALIFIER and not h.negated for h in found):
@@ -198,13 +206,15 @@ def placed(text: str, found: Sequence[Hit]) -> list[Hit]:
     Chinese puts the head last ("医疗纠纷的律师"), English first ("a lawyer for medical disputes").
     """
     heads = [h for h in found if not h.negated and h.value not in KINDS]
+    if len(found) > MANY:  # a pasted document: its words are counted, not parsed
+        return list(found)
     factors = [_place(text, h, heads) for h in found]
     return [replace(h, weight=h.weight * f, left=h.left * f) for h, f in zip(found, factors, strict=True)]
 
 
 def _place(text: str, hit: Hit, heads: Sequence[Hit]) -> float:
     factor = PERSON if _is_person(hit) else 1.0
-    others = [h for h in heads if h.value != hit.value]
+    others = [h for h in heads if h.value != hit.value and abs(h.start - hit.start) <= CLAUSE]
     if others and _is_topic(text, hit.start):
         factor = min(factor, ABOUT)
     if hit.value not in FUNCTIONS and any(_is_object(text, h, hit) for h in others):
