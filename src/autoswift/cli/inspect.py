@@ -1,4 +1,4 @@
-"""`understand`, `data`, `fit`, `models`, `knowledge`: what autoswift knows and finds out, one thing at a time."""
+"""`understand`, `data`, `knowledge`: what autoswift knows and finds out, one thing at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     app.command("understand", cls=Command, help="cli.help.understand", rich_help_panel="cli.panel.look")(understand)
     app.command("data", cls=Command, help="cli.help.data", rich_help_panel="cli.panel.look")(data)
-    app.command("models", cls=Command, help="cli.help.models", rich_help_panel="cli.panel.look")(models)
     app.command("knowledge", cls=Command, help="cli.help.knowledge", rich_help_panel="cli.panel.runs")(knowledge)
 
 
@@ -241,39 +240,6 @@ def _downloaded(name: str) -> SourcedData:
     with tempfile.TemporaryDirectory() as folder:  # takes the choice; the files themselves are in the cache
         work = Path(folder)
         return source_data(nothing_said, options, work, DatasetHubs(), None, RunJournal(work))
-
-
-def models(
-    task: Annotated[str | None, typer.Option("--task", metavar="WORD", help="cli.opt.task")] = None,
-    licence: Annotated[str | None, typer.Option("--licence", metavar="NAME", help="cli.opt.licence")] = None,
-    as_json: Json = False,
-) -> None:
-    """The curated base models."""
-    from autoswift.catalog.models import all_models
-    from autoswift.cli.output import console, print_json
-    from autoswift.run.files import plain
-
-    rows = [plain(row) for row in all_models()]
-    if task:
-        rows = [row for row in rows if _fits(row, task)]
-    if licence:
-        wanted = licence.lower()
-        rows = [row for row in rows if row["commercial"] or wanted != "commercial"]
-        rows = [row for row in rows if wanted == "commercial" or wanted in str(row["licence"]).lower()]
-    if as_json:
-        print_json(rows)
-    elif not rows:
-        console().print(say("no_models"), soft_wrap=True)
-    else:
-        from autoswift.cli.facts import models_table
-
-        console().print(models_table(rows))
-
-
-def _fits(row: dict[str, Any], word: str) -> bool:
-    """Whether a model is meant for a domain, modality, language or kind of that name."""
-    words = {str(row["kind"]), str(row["modality"]), *map(str, row["domains"]), *map(str, row["languages"])}
-    return word.lower() in {w.lower() for w in words}
 
 
 def knowledge(

@@ -88,7 +88,7 @@ def epochs_for(rows: int) -> float:
 
 def two_digits(tokens: float) -> int:
     """Rounded down to two significant digits: the speed that it comes from is known to no more."""
-    scale = 10 ** max(0, len(str(int(tokens))) - 2)
+    scale = int(10 ** max(0, len(str(int(tokens))) - 2))
     return int(tokens) // scale * scale
 
 

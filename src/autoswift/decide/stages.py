@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from autoswift.catalog.availability import Availability, availability
-from autoswift.catalog.fetch import fetch
+from autoswift.catalog.fetch import stage
 from autoswift.catalog.folder import inspect_folder
 from autoswift.catalog.models import ModelFacts, catalog, find
+from autoswift.catalog.policy import enforce
+from autoswift.catalog.remote import candidate, is_cached, is_reference
 from autoswift.catalog.tokens import TokenCounter, default_system
 from autoswift.decide.counterfactual import explained
 from autoswift.decide.inputs import Inputs
@@ -21,8 +23,9 @@ from autoswift.domain.artifact import StepResult
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import DataProfile, HardwareProfile, TaskProfile
 from autoswift.domain.task import Task
-from autoswift.errors import DiskFull, StageFailed
+from autoswift.errors import DiskFull, ModelError, StageFailed
 from autoswift.hardware.probe import probe
+from autoswift.hardware.profile import device_profile, save_profile
 from autoswift.run.context import RunContext
 from autoswift.run.files import dumps, write_atomic
 from autoswift.run.plugins import Group, load, names
@@ -48,7 +51,9 @@ def check_plug_ins(plan: Plan) -> None:
 
 def hardware_stage(context: RunContext) -> StepResult:
     """The devices, and where models can be had from."""
-    return StepResult(value={"hardware": probe(context.folder), "availability": availability()})
+    found = probe(context.folder)
+    save_profile(device_profile(found, packages=found.packages), context.folder)
+    return StepResult(value={"hardware": found, "availability": availability()})
 
 
 def inputs_for(
@@ -66,9 +71,35 @@ def inputs_for(
         if path.is_dir() or task.model.startswith(("/", ".", "~")):
             folder = inspect_folder(path.resolve())
         else:
-            models = (find(task.model),)
+            models = (_named(task.model),)
+            here = _with_cached(models[0], here)
     return Inputs(
         task=task, profile=profile, data=data, hardware=hardware, availability=here, models=models, folder=folder
+    )
+
+
+def _named(name: str) -> ModelFacts:
+    """A model by its name: of the catalogue, or any other of a hub that the policy lets pass.
+
+    Raises:
+        ModelError: when it is not known, cannot be used, or is not allowed.
+    """
+    try:
+        return find(name)
+    except ModelError:
+        if not is_reference(name):
+            raise
+    found = candidate(name)
+    enforce(found.verdict)
+    return found.facts
+
+
+def _with_cached(facts: ModelFacts, here: Availability) -> Availability:
+    """A hub's model that is on this machine already needs no hub."""
+    return replace(
+        here,
+        huggingface=here.huggingface or bool(facts.hf and is_cached("huggingface", facts.hf)),
+        modelscope=here.modelscope or bool(facts.ms and is_cached("modelscope", facts.ms)),
     )
 
 
@@ -112,14 +143,16 @@ def fetch_stage(context: RunContext, plan: Plan) -> StepResult:
     def told(words: str, done: int, total: int) -> None:
         context.journal.progress(stage="fetch", done=done, total=total, unit="bytes", text=words)
 
-    path, hashes = fetch(plan.model, context.folder / "model" / "base", told, language=context.task.language)
-    value = {
-        "path": str(path),
-        "hashes": hashes,
+    staged = stage(plan.model, context.folder / "model" / "base", told, language=context.task.language)
+    for note in staged.notes:
+        context.note(note)
+    context.journal.event("trust", **staged.verdict.record())
+    value = staged.record() | {
         "parameters": plan.model.parameters,
+        "counted_parameters": staged.parameters,
         "model_type": plan.model.model_type,
         "template": plan.model.template,
-        "system": default_system(path),
+        "system": default_system(staged.path),
     }
     return StepResult(value=value)
 

@@ -156,7 +156,7 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
     offered: tuple[Method, ...] = ("lora", "qlora") if quantized else ("lora",)
     methods = (wanted,) if wanted in METHODS else offered
     shape = shape_of(model)
-    found = ways(shape, methods, need, room)  # type: ignore[arg-type]
+    found = ways(shape, methods, need, room)
     gib = f"{room.bytes / 2**30:.1f}"
     if not found:
         raise InputError(*explain("decide.memory", model=model.id, method=methods[-1], room=room.bytes / 2**30))

@@ -39,7 +39,7 @@ USUAL = 0.5
 conversation, so that some of those are always near."""
 NAMED = {"domain": 3.0, "goal": rules.PARTICULAR, "modality": rules.PARTICULAR}
 """Weight of the words from which they name a value."""
-SUBJECT = 0.6
+SUBJECT = 0.45
 """Confidence from which the examples alone name the subject of what is classified or extracted."""
 AT_LEAST = {"domain": 0.5, "goal": 1.0, "modality": 2.0, "deploy": 1.0}
 """Weight below which a fact is not said. Half a hint (0.5) of a domain only names who asks, but is all there is."""
