@@ -184,7 +184,8 @@ def plan(
     Args:
         sentence: what the model is to do; or a whole Task.
         data: the data file.
-        hardware: a recorded probe of another machine.
+        hardware: a recorded probe of another machine; hubs count as reachable from there unless its `network` says
+            otherwise.
         assume: facts to suppose otherwise, by their place among the plan's inputs ("task.budget.hours"): what a
             decision's `reverse_when` names can be tried so.
         options: further fields of `AutoSwift`.
@@ -192,7 +193,7 @@ def plan(
     Raises:
         AutoSwiftError: when there is no plan.
     """
-    from autoswift.catalog.availability import availability
+    from autoswift.catalog.availability import availability, availability_of
     from autoswift.catalog.datasets import DatasetHubs
     from autoswift.decide.facts import suppose
     from autoswift.decide.stages import check_plug_ins, explained_plan, inputs_for
@@ -206,7 +207,8 @@ def plan(
     profile, found, _ = profiles(task, DatasetHubs())
     machine = from_json(hardware) if hardware else probe(_existing(home()))
     cause = text("plan.cause.first", task.language)
-    inputs = inputs_for(task, profile, found, machine, availability())
+    here = availability() if hardware is None else availability_of(machine)
+    inputs = inputs_for(task, profile, found, machine, here)
     for fact, value in (assume or {}).items():
         inputs = suppose(inputs, fact, value)
     made = explained_plan(inputs, cause=cause)

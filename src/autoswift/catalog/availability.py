@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoswift.domain.profile import HardwareProfile
 from autoswift.errors import EnvironmentMissing
 from autoswift.run.places import child_environment, train_python_or_none
 
@@ -39,6 +40,14 @@ def availability(timeout: float = 2.0) -> Availability:
         modelscope = pool.submit(hub_answers, modelscope_endpoint(), timeout)
         packaged = packaged_weights() is not None
         return Availability(huggingface=huggingface.result(), modelscope=modelscope.result(), packaged=packaged)
+
+
+def availability_of(machine: HardwareProfile) -> Availability:
+    """From a recorded machine: what its `network` says; a hub that was not asked for there counts as reachable."""
+    asked = machine.network
+    return Availability(
+        huggingface=asked.get("huggingface", True), modelscope=asked.get("modelscope", True), packaged=True
+    )
 
 
 def huggingface_endpoint() -> str:

@@ -6,13 +6,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from autoswift.cli import asking
 from autoswift.cli.options import (
     Column,
     Command,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from autoswift.domain.plan import Plan
     from autoswift.domain.task import Task
     from autoswift.run.record import RunRecord
+    from autoswift.understand.find import Candidate
 
 
 def register(app: typer.Typer) -> None:
@@ -98,8 +101,8 @@ def run(  # noqa: PLR0913 - one parameter an option
     _need_environment(yes)
     from autoswift import api
 
-    with _watched(task, yes=yes, verbose=verbose) as (confirm, listener):
-        record = api.start(task, out=out, confirm=confirm, listener=listener)
+    with _watched(task, yes=yes, verbose=verbose) as watch:
+        record = api.start(task, out=out, confirm=watch.confirm, choose=watch.choose, listener=watch.listener)
     _finish(record)
 
 
@@ -115,8 +118,8 @@ def resume(run: Run, yes: Yes = False, verbose: Verbose = False, as_json: Json =
     from autoswift import api
 
     current.run = record.id
-    with _watched(task, yes=yes, verbose=verbose, agreed=record.plan()) as (confirm, listener):
-        record = api.resume(record, confirm=confirm, listener=listener)
+    with _watched(task, yes=yes, verbose=verbose, agreed=record.plan()) as watch:
+        record = api.resume(record, confirm=watch.confirm, choose=watch.choose, listener=watch.listener)
     _finish(record)
 
 
@@ -275,7 +278,13 @@ def _need_consent(yes: bool) -> None:
         raise InputError(say("need_yes"), say("need_yes_why"), say("need_yes_fix"))
 
 
-Watch = tuple[Callable[["Plan"], bool], Callable[[dict[str, Any]], None]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What a run asks and tells: the plan, the data sets found, and every event."""
+
+    confirm: Callable[[Plan], bool]
+    choose: Callable[[Sequence[Candidate]], Candidate | None] | None
+    listener: Callable[[dict[str, Any]], None]
 
 
 @contextmanager
@@ -294,27 +303,33 @@ def _watched(task: Task, *, yes: bool, verbose: bool, agreed: Plan | None = None
     def confirm(plan: Plan) -> bool:
         display.use_plan(plan)
         with display.paused():
+            asking.show_origin(out, _run_of_this_process(begin), task.language)
             out.print(plan_view(plan, task, verbose=verbose))
             return yes or typer.confirm(say("go_on"), default=True, err=current.as_json)
 
+    def choose(found: Sequence[Candidate]) -> Candidate | None:
+        with display.paused():
+            return asking.choose(out, found)
+
     try:
         with display:
-            yield confirm, display
+            yield Watch(confirm=confirm, choose=None if yes else choose, listener=display)
     except BaseException:
-        current.run = current.run or _run_of_this_process(begin)
+        mine = _run_of_this_process(begin)
+        current.run = current.run or (mine.id if mine else "")
         raise
 
 
-def _run_of_this_process(begin: float) -> str:
-    """The id of the run that this process began, or an empty text."""
+def _run_of_this_process(begin: float) -> RunRecord | None:
+    """The run that this process began."""
     from autoswift.run.record import all_runs
 
     for record in all_runs():
         if float(record.state().get("created", 0)) < begin - 1:
             break
         if any(row.get("pid") == os.getpid() for row in record.journal.events() if row.get("kind") == "session"):
-            return record.id
-    return ""
+            return record
+    return None
 
 
 def _finish(record: RunRecord) -> None:

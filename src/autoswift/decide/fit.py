@@ -12,15 +12,16 @@ from autoswift.domain.plan import Method
 from autoswift.domain.profile import Device, LengthStats
 from autoswift.hardware.memory import MemoryEstimate, MemorySettings, peak_memory
 from autoswift.hardware.shape import ModelShape
+from autoswift.hardware.speed import GENERATION_LAUNCH
 from autoswift.hardware.steps import Sharding, StepSettings, step_time
 
 TIE = 1.02
 """Two ways whose times differ by less are the same to the step model (its median error on saturated cards): then the
 one that changes less from plain training is taken."""
-QUANTIZED = 1.25
+QUANTIZED = 1.1
 """How much faster 4-bit weights must be where 16-bit ones fit too. They cost a little quality (QLoRA, Dettmers et al.
 2023, table 4: within a point), at equal settings they are slower (1.02 to 1.5 times, measured on an H100), and where a
-larger micro-batch makes up for it, that hangs on launch times, which differ by half between machines."""
+larger micro-batch makes up for it, that hangs on launch times, of which the step model is no surer than about 10 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class Fit:
 
     Attributes:
         estimate: of the memory on each device. seconds_per_row: of training, over all devices; 0 when unknown.
+        told_seconds: of the chosen way, what the plan counts with: at least `seconds_per_row`.
         changes: by how much it departs from plain training; decides between equals.
     """
 
@@ -88,6 +90,7 @@ class Fit:
     estimate: MemoryEstimate
     seconds_per_row: float
     changes: int
+    told_seconds: float = 0.0
 
     @property
     def needed_bytes(self) -> int:
@@ -125,20 +128,31 @@ def ways(shape: ModelShape, methods: Sequence[Method], need: Need, room: Room) -
     if not fitting:
         return []
     best = stairs[bisect_right([need for need, _ in stairs], room.bytes) - 1][1]
-    rest = sorted((one for one in fitting if one is not best), key=lambda one: (one.seconds_per_row, one.changes))
+    rest = sorted(
+        (one for one in fitting if one != replace(best, told_seconds=0.0)),
+        key=lambda one: (one.seconds_per_row, one.changes),
+    )
     return [best, *rest]
 
 
 @lru_cache(maxsize=256)
 def _stairs(shape: ModelShape, methods: tuple[Method, ...], need: Need, room: Room) -> tuple[tuple[int, Fit], ...]:
-    """What is chosen from which memory on, upwards: never slower than what less memory chose."""
+    """What is chosen from which memory on, upwards, with the time that is told of it.
+
+    A little more memory may choose 16-bit weights that take up to `QUANTIZED` times as long as the 4-bit ones below it.
+    Each is told to take at least as long as what more memory chooses, so that more memory never makes a plan slower.
+    """
     steps: list[tuple[int, Fit]] = []
     fitting: list[Fit] = []
     for one in sorted(_all(shape, methods, need, room), key=lambda fit: fit.needed_bytes):
         fitting.append(one)
         best = _preferred(fitting)
-        if not steps or best.seconds_per_row <= steps[-1][1].seconds_per_row:
+        if not steps or best.seconds_per_row <= steps[-1][1].seconds_per_row * QUANTIZED:
             steps.append((one.needed_bytes, best))
+    told = 0.0
+    for place in range(len(steps) - 1, -1, -1):
+        told = max(told, steps[place][1].seconds_per_row)
+        steps[place] = (steps[place][0], replace(steps[place][1], told_seconds=told))
     return tuple(steps)
 
 
@@ -252,6 +266,8 @@ def _weighed(
             link=room.link,
         ),
     )
+    # Between its products a CPU also runs Python, once a layer and pass; backward counts twice.
+    between = 3 * GENERATION_LAUNCH["cpu"] * shape.layers * accumulation if on_cpu and step.seconds > 0 else 0.0
     return Fit(
         method=method,
         micro_batch=micro,
@@ -260,6 +276,6 @@ def _weighed(
         sharding=sharding,
         devices=devices,
         estimate=estimate,
-        seconds_per_row=step.seconds / (rows * accumulation),
+        seconds_per_row=(step.seconds + between) / (rows * accumulation),
         changes=checkpointing + liger + 2 * (method == "qlora") + 3 * (devices > 1),
     )

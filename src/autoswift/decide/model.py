@@ -8,10 +8,11 @@ from autoswift.catalog.models import ModelFacts
 from autoswift.decide.book import Book
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.need import constraints_of
+from autoswift.decide.nofit import named_does_not_fit
 from autoswift.decide.recommend import Candidate, Recommendation, recommend
 from autoswift.domain.decision import Evidence
 from autoswift.domain.plan import ModelChoice
-from autoswift.errors import ModelError
+from autoswift.errors import InputError, ModelError
 from autoswift.tables import explain
 
 USEFUL_TOKENS = 50_000
@@ -143,10 +144,12 @@ def _in_words(facts: ModelFacts, book: Book) -> str:
     )
 
 
-def _nothing(filtered: Sequence[Candidate], inputs: Inputs) -> ModelError:
+def _nothing(filtered: Sequence[Candidate], inputs: Inputs) -> InputError:
     if _only_packaged(inputs) and not inputs.availability.packaged:
         return ModelError(*explain("decide.no_model"))
     known = [(one.why_not, one.facts) for one in filtered if one.why_not]
+    if inputs.task.model and len(known) == 1 and known[0][0].code == "out_memory":
+        return named_does_not_fit(known[0][1], inputs)
     known.sort(key=lambda pair: (pair[0].code in _DULL, not pair[1].curated, pair[1].parameters))
     reasons = "; ".join(f"{facts.id}: {why_not.words(inputs.task.language)}" for why_not, facts in known[:6])
     return ModelError(*explain("decide.no_fit", reasons=reasons))

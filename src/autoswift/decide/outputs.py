@@ -6,6 +6,8 @@ import math
 
 from autoswift.decide.book import Book
 from autoswift.decide.inputs import Inputs
+from autoswift.decide.need import edge_box
+from autoswift.decide.recommend import edge_format
 from autoswift.decide.schedule import Lengths
 from autoswift.domain.plan import EvaluationSettings, ServingSettings
 from autoswift.errors import InputError
@@ -63,6 +65,20 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
     )
 
 
+def _say_edge(inputs: Inputs, book: Book) -> None:
+    """Which 4-bit format the edge box runs; what this run exports is `export_format`."""
+    box = edge_box(inputs.profile)
+    form, because, others = edge_format(box)
+    book.add(
+        "edge_format",
+        form,
+        because.words(book.language),
+        evidence=[book.fact("edge_box_bytes", box.memory_bytes, f"{box.id}: {box.source}")],
+        alternatives=[(name, why.words(book.language)) for name, why in others],
+        instead=book.say("instead.edge_format"),
+    )
+
+
 def serving_settings(
     inputs: Inputs, max_length: int, max_new_tokens: int, load_test: bool, book: Book
 ) -> ServingSettings:
@@ -79,6 +95,8 @@ def serving_settings(
             levers=("task.target",),
         )
     )
+    if inputs.profile.deploy == "edge":
+        _say_edge(inputs, book)
     form = "q8_0" if engine == "llamacpp" else "merged"
     form = str(
         book.add(

@@ -44,7 +44,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
     need = need_of(inputs, length, longest)
     way = settle_fit(inputs, model, need, book)
     fit = way.fit
-    timed = length.row.mean / fit.seconds_per_row if fit.seconds_per_row > 0 else 0.0
+    timed = length.row.mean / fit.told_seconds if fit.told_seconds > 0 else 0.0
     rate = inputs.measured.tokens_per_second or timed or float(table("rules")["schedule"]["unknown_rate"])
     times = schedule(inputs, model, evaluation, rate, length, book)
     training, space = training_settings(inputs, model, way, times, length, book)

@@ -10,6 +10,7 @@ from typing import Any
 from autoswift.decide.book import Book
 from autoswift.decide.fit import Fit, Need, Room, smallest, ways
 from autoswift.decide.inputs import Inputs
+from autoswift.decide.nofit import does_not_fit
 from autoswift.decide.schedule import Lengths, Schedule, batch_for
 from autoswift.domain.plan import Method, ModelChoice, TrainingSettings
 from autoswift.errors import InputError
@@ -159,7 +160,8 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
     found = ways(shape, methods, need, room)
     gib = f"{room.bytes / 2**30:.1f}"
     if not found:
-        raise InputError(*explain("decide.memory", model=model.id, method=methods[-1], room=room.bytes / 2**30))
+        least = smallest(shape, methods, need, room)
+        raise does_not_fit(model.id, shape, least.needed_bytes, room.bytes, inputs, need.length)
     best = found[0]
     refused = [
         (method, _why_not(method, best, found, shape, need, room, book)) for method in METHODS if method != best.method
@@ -167,7 +169,7 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
     book.add(
         "method",
         str(best.method),
-        book.say(f"method.{best.method}", need=f"{best.needed_bytes / 2**30:.1f}", room=gib),
+        _method_why(best, found, gib, book),
         evidence=[
             book.fact("peak_gib", round(best.estimate.peak_bytes / 2**30, 2), _peak_in_words(best, book)),
             book.fact("room_gib", round(room.bytes / 2**30, 2), book.say("method.room", room=gib)),
@@ -178,6 +180,15 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
     )
     _say_sharing(best, found, room, book)
     return Way(fit=best, room=room, need=need, others=tuple(found[1:]), profile=profile)
+
+
+def _method_why(best: Fit, found: Sequence[Fit], room: str, book: Book) -> str:
+    need = f"{best.needed_bytes / 2**30:.1f}"
+    plain = next((one for one in found if one.method == "lora"), None)
+    if best.method == "qlora" and plain is not None:
+        times = f"{plain.seconds_per_row / best.seconds_per_row:.2f}"
+        return book.say("method.qlora_faster", need=need, room=room, times=times)
+    return book.say(f"method.{best.method}", need=need, room=room)
 
 
 def _peak_in_words(one: Fit, book: Book) -> str:

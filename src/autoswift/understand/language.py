@@ -16,6 +16,8 @@ KANA = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff]+")
 HANGUL = re.compile(r"[\u1100-\u11ff\uac00-\ud7af]+")
 CJK = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]+")
 LATIN_WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ]+(?:['’-][A-Za-zÀ-ÖØ-öø-ÿ]+)*")
+_WITH_DIGITS = re.compile(r"[A-Za-z]*\d[A-Za-z0-9]*")
+"""Names of machines, models and versions ("k8s", "A100", "7B") are words of no language."""
 OTHER_SCRIPT = re.compile(r"[\u0370-\u03ff\u0400-\u052f\u0590-\u06ff\u0900-\u0dff\u0e00-\u0e7f]+")
 
 HAN_PER_WORD = 1.7
@@ -58,6 +60,7 @@ def detect(text: str) -> str:
     words = LATIN_WORD.findall(text)
     if not han:
         return _without_han(text, words)
+    words = LATIN_WORD.findall(_WITH_DIGITS.sub(" ", text))
     borrowed = frozenset(table("understand")["technical"])
     latin = sum(1 for w in words if w.lower() not in borrowed)
     share = latin / (latin + han / HAN_PER_WORD)
@@ -78,7 +81,7 @@ def spoken(sentence: str) -> str:
     if found == "en":
         return "mixed"
     han = length_of(HAN, sentence) / HAN_PER_WORD
-    words = [part for w in LATIN_WORD.findall(sentence[:SAMPLE]) for part in w.split("-")]
+    words = [part for w in LATIN_WORD.findall(_WITH_DIGITS.sub(" ", sentence[:SAMPLE])) for part in w.split("-")]
     borrowed = frozenset(table("understand")["technical"])
     own = [w for w in words if _ordinary(w) and w.lower() not in borrowed]
     if len(own) >= 2:

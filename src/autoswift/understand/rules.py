@@ -19,6 +19,8 @@ NAMED_WORD = 3.0
 """Weight of one word that names its value: the bonus is for a function that is named, not for a hint at one."""
 PARTICULAR = 2.0
 """Weight of a particular goal from which the general one is silent: it says more than "chatbot" beside it does."""
+TECHNIQUES, TECHNIQUE_BONUS = frozenset({"preference", "continued_pretraining", "embedding", "reranking"}), 1.3
+"""Goals that name how is trained outweigh those that name what for: "preference pairs of solved math problems"."""
 OTHER_CLAUSE = 0.4
 """Of a goal's word outside the clause that is called the main thing: alone (3) it falls below `PARTICULAR`."""
 ALREADY_TEXT = 4.0
@@ -68,6 +70,7 @@ def _goal(plain: str) -> Votes:
     found = tuple(_stressed(h, marks) for h in lexicon.hits(plain, "goal"))
     weights = lexicon.scores(found)
     chat = min(weights.pop("chat", 0.0), CHAT_AT_MOST)
+    weights = {g: w * (TECHNIQUE_BONUS if g in TECHNIQUES else 1) for g, w in weights.items()}
     if chat and not any(w >= PARTICULAR for w in weights.values()):
         weights["chat"] = chat
     return Votes(weights, found)

@@ -37,6 +37,8 @@ PRIOR = {"modality": 1.5, "goal": 0.5, "domain": 0.8}
 USUAL = 0.5
 """Of the examples' votes for the usual value where words name another: nearly all examples are about text, most about
 conversation, so that some of those are always near."""
+MADE = ("creative_writing", "roleplay")
+"""Domains that a model is for only where it writes."""
 NAMED = {"domain": 3.0, "goal": rules.PARTICULAR, "modality": rules.PARTICULAR}
 """Weight of the words from which they name a value."""
 SUBJECT = 0.45
@@ -179,7 +181,8 @@ def _coupled(facts: Mapping[str, Fact]) -> dict[str, Fact]:
     domain, goal = facts["domain"], facts["goal"]
     # A likeness alone names no subject: "baby cries: hungry or tired?" is near to heart sounds, and not medical.
     vague = domain.method == "default" or (domain.method == "examples" and domain.confidence < SUBJECT)
-    if vague and goal.value in KINDS:
+    made = domain.value in MADE and goal.method.startswith("rules")  # lyrics that are classified are not written
+    if (vague or made) and goal.value in KINDS:
         return {"domain": replace(goal, confidence=round(goal.confidence * 0.9, 2))}
     if vague and goal.value != "chat":  # a technique is named, and no subject
         return {"domain": Fact("general", DEFAULT_CONFIDENCE["domain"], "", "default")}

@@ -217,7 +217,9 @@ def _place(text: str, hit: Hit, heads: Sequence[Hit]) -> float:
     others = [h for h in heads if h.value != hit.value and abs(h.start - hit.start) <= CLAUSE]
     if others and _is_topic(text, hit.start):
         factor = min(factor, ABOUT)
-    if hit.value not in FUNCTIONS and any(_is_object(text, h, hit) for h in others):
+    # In Chinese a function after a verb may be the head ("翻译软件的客服"); in English it is the object.
+    topic = hit.value not in FUNCTIONS or hit.word.isascii()
+    if topic and any(_is_object(text, h, hit) for h in others):
         return factor * QUALIFIER
     if not hit.word.isascii():
         if group("setting", "verbs").fullmatch(hit.word):

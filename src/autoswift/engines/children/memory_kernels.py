@@ -58,13 +58,13 @@ class Product4(torch.autograd.Function):
     """A product with 4-bit weights: unpacked for it, forward and backward, and kept packed only."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, shape: Any) -> Any:
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, shape: Any) -> Any:
         """Allocates the output and keeps what backward needs."""
         ctx.save_for_backward(weight)
         ctx.shape = shape
         scales = torch.empty(shape[0] * shape[1] // NF4_BLOCK, dtype=torch.float32)
         unpacked = x.new_empty(shape)
-        out = nn.functional.linear(x, unpacked)
+        out = nn.functional.linear(x, unpacked, bias)
         del scales, unpacked
         return out
 
@@ -74,7 +74,7 @@ class Product4(torch.autograd.Function):
         scales = torch.empty(ctx.shape[0] * ctx.shape[1] // NF4_BLOCK, dtype=torch.float32)
         unpacked = grad.new_empty(ctx.shape)
         del scales
-        return torch.matmul(grad, unpacked), None, None
+        return torch.matmul(grad, unpacked), None, None, None
 
 
 def packed_linear(linear: nn.Linear) -> nn.Module:
@@ -83,8 +83,7 @@ def packed_linear(linear: nn.Linear) -> nn.Module:
 
     class Packed(bnb.nn.Linear4bit):  # type: ignore[misc,no-any-unimported]
         def forward(self, x: Any) -> Any:
-            out = Product4.apply(x, self.weight, (self.out_features, self.in_features))
-            return out if self.bias is None else out + self.bias
+            return Product4.apply(x, self.weight, self.bias, (self.out_features, self.in_features))
 
     packed = Packed.__new__(Packed)
     nn.Module.__init__(packed)

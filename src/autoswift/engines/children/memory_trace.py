@@ -152,6 +152,8 @@ def _stand_ins(model_module: Any, request: Request) -> Iterator[None]:
         (nn.functional, "dropout", KERNELS.dropout),
         (masking_utils, "_ignore_causal_mask_sdpa", unmasked),
         (masking_utils, "find_packed_sequence_indices", lambda _: None),
+        # PEFT's 4-bit layer casts its input to the adapter's precision unless a GPU's autocast is on, as it is there.
+        (torch, "is_autocast_enabled", lambda *_, asked=torch.is_autocast_enabled: asked("cpu")),
     ]
     if request.liger and hasattr(model_module, "apply_rotary_pos_emb"):
         patches.append(
