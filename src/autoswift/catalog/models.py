@@ -130,6 +130,10 @@ def registry() -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
+PART = 4
+"""Characters of a name, at least, that stand for the whole of it: fewer are in some model's name by accident."""
+
+
 def find(name: str) -> ModelFacts:
     """The model by its catalogue name, a hub id or a hub id's last part, in any case; curated rows before the others.
 
@@ -145,7 +149,7 @@ def find(name: str) -> ModelFacts:
             if hits:
                 raise _several(name, hits)
     for models in (all_models(), catalog()):
-        hits = [one for one in models if wanted and wanted in one.id]
+        hits = [one for one in models if len(wanted) >= PART and wanted in one.id]
         if len(hits) == 1:
             return hits[0]
         if hits:

@@ -254,6 +254,7 @@ def _modifies(gap: str) -> bool:
     """Whether what stands between two Chinese words makes the first a modifier of the second."""
     if CLAUSE_END.search(gap):
         return False
+    gap = re.sub(r"(?:ai|智能)\s?$", "", gap.strip())  # "古诗词的AI老师"
     return len(gap) <= MODIFIER or (len(gap) <= MODIFIER_OF and gap.endswith("的"))
 
 
