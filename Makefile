@@ -7,7 +7,7 @@ STAMP := $(VENV)/.complete
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-faults lint bench lock wheel clean
+.PHONY: help venv demo test test-all test-faults lint bench bench-understand bench-rows snapshots lock wheel clean
 
 help:
 	@echo "make demo         one sentence and 500 dialogues to a trained, measured, served model"
@@ -16,6 +16,8 @@ help:
 	@echo "make test-all     every test"
 	@echo "make lint         ruff, mypy, import-linter, deptry"
 	@echo "make bench        the benchmarks that need no GPU"
+	@echo "make bench-understand   how often sentences are understood; make bench-rows: a million rows"
+	@echo "make snapshots    the tables made from the installed ms-swift and transformers"
 	@echo "make wheel        the installable package in dist/"
 	@echo "make clean        removes what these targets have made"
 
@@ -47,8 +49,17 @@ lint: venv
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 
-bench: venv
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: bench-understand bench-rows
+	$(BIN)/python benchmarks/startup.py
+
+bench-understand: venv
+	$(BIN)/python benchmarks/understand.py
+
+bench-rows: venv
+	$(BIN)/python benchmarks/understand_rows.py
+
+snapshots: venv
+	@for file in scripts/*_snapshot.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 # The locked lists, from what is installed in .venv now.
 lock: venv

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/understand.py [--rules-only] [--json] [--quiet] [--data FILE.jsonl]
 
-The sentences in data/sentences.jsonl have two splits: the tables may learn from `learn`, never from `held_out`; of
-those, the ones marked `sealed` were written last and nothing was changed after they were first scored. A third are
-traps. data/sentence_pairs.jsonl holds the same frame twice with the words of two domains swapped: both must come out.
+The sentences in data/sentences.jsonl have two splits: the tables may learn from `learn`, never from `held_out`. A third
+are traps. data/README.md says what each set scored when it was seen for the first time. data/sentence_pairs.jsonl
+holds the same frame twice with the words of two domains swapped: both must come out.
 Prints the share that is right with its 95 % Wilson interval, and every mistake; ends with 1 below the bounds.
 """
 
@@ -91,7 +91,6 @@ def parts(rows: list[dict[str, Any]], pairs: list[dict[str, Any]]) -> list[tuple
     found = [
         ("learn", [r for r in rows if r.get("split") == "learn"]),
         ("held_out", held),
-        ("held_out, sealed", [r for r in held if r.get("sealed")]),
         ("held_out, traps", [r for r in held if r.get("trap")]),
         *((f"held_out, {code}", [r for r in held if r["language"] == code]) for code in ("zh", "en", "mixed")),
         ("word-swap pairs", pairs),

@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/embed_examples.py
 
-Writes src/autoswift/tables/examples-<encoder>-<key>.npy (one byte a dimension) and removes those of older tables. Run it
-after a change of tables/examples_tasks.yaml; without the file the vectors are computed once on each machine.
+Writes src/autoswift/tables/examples-<encoder>-<key>.npy (one byte a dimension) and removes those of older tables. Run
+it after a change of tables/examples_tasks.yaml; without the file each machine computes the vectors once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def main() -> int:
     for old in nearest.SHIPPED.glob(f"examples-{encoder.name}-*.npy"):
         old.unlink()
     nearest.keep(path, nearest.embedded(encoder))
+    path.chmod(0o644)
     print(f"{path.name}: {path.stat().st_size} bytes, {len(nearest.examples())} examples")
     return 0
 

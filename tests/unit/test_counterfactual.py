@@ -38,7 +38,7 @@ def short_of(condition: Condition) -> Any:
     away = 1 if condition.op == "<=" else -1
     if lever.whole:
         return condition.value + away * lever.step
-    return condition.value * (1 + away * 2e-4)
+    return condition.value * (1 + away * 2e-3)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -113,7 +113,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     first = decided()
     told = {n: d["reverse_when"] for n, d in first.items() if d["reverse_when"]}
     assert len(told) >= 10
-    for name, when in told.items():
+    # One decision for each fact: the property itself is tested above, this is the way through the command line.
+    for name, when in {when["fact"]: (name, when) for name, when in told.items()}.values():
         assert decided("--assume", f"{when['fact']}={json.dumps(when['value']).strip(chr(34))}")[name]["value"] == (
             when["becomes"]
         ), name

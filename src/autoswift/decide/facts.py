@@ -33,7 +33,7 @@ class Lever:
 
 
 LEVERS: dict[str, Lever] = {
-    "hardware.devices.0.free_bytes": Lever(GIB // 4, 1024 * GIB, step=2**20),
+    "hardware.devices.0.free_bytes": Lever(GIB // 4, 1024 * GIB, step=2**26),
     "hardware.devices.0.bf16": Lever(choices=(False, True)),
     "hardware.devices.0.kind": Lever(choices=("cpu", "cuda")),
     "hardware.cpu_cores": Lever(1, 256),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from autoswift.catalog.models import ModelFacts
 from autoswift.decide.book import Book
 from autoswift.decide.inputs import Inputs
+from autoswift.decide.kept import Kept
 from autoswift.decide.need import constraints_of
 from autoswift.decide.nofit import named_does_not_fit
 from autoswift.decide.recommend import Candidate, Recommendation, recommend
@@ -26,6 +27,9 @@ LEVERS = (
 """Facts that may turn the choice, the likeliest first."""
 
 
+_recommend = Kept(recommend)
+
+
 def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
     """Picks the base model and writes the decision.
 
@@ -43,7 +47,7 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
             instead=book.say("instead.model"),
         )
         return choice
-    found = recommend(inputs.profile, inputs.hardware, constraints_of(inputs), inputs.models)
+    found = _recommend(inputs.profile, inputs.hardware, constraints_of(inputs), inputs.models)
     best = found.best
     if best is None:
         raise _nothing(found.filtered, inputs)

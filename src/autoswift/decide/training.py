@@ -10,6 +10,7 @@ from typing import Any
 from autoswift.decide.book import Book
 from autoswift.decide.fit import Fit, Need, Room, smallest, ways
 from autoswift.decide.inputs import Inputs
+from autoswift.decide.kept import Kept
 from autoswift.decide.nofit import does_not_fit
 from autoswift.decide.schedule import Lengths, Schedule, batch_for
 from autoswift.domain.plan import Method, ModelChoice, TrainingSettings
@@ -140,6 +141,9 @@ class Way:
     profile: DeviceProfile
 
 
+_profile = Kept(lambda hardware: device_profile(hardware, packages=hardware.packages))
+
+
 def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Way:
     """The fastest way to train that fits.
 
@@ -147,7 +151,7 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
         InputError: when nothing fits, or the user asked for a method that does not exist here.
     """
     device = inputs.hardware.device
-    profile = device_profile(inputs.hardware, packages=inputs.hardware.packages)
+    profile = _profile(inputs.hardware)
     room = room_of(inputs, profile, book)
     quantized = device.kind == "cuda" and "bnb-nf4" in profile.quantization
     fixed = inputs.task.options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from autoswift.domain.profile import GIB, Device
@@ -88,6 +89,7 @@ class DeviceFacts:
         )
 
 
+@lru_cache(maxsize=256)
 def lookup(name: str) -> DeviceFacts | None:
     """The card by any spelling: `NVIDIA A100-SXM4-80GB`, `a100-80g`, `RTX 4090`, `rtx4090`, `Apple M2 Max`.
 

@@ -129,12 +129,13 @@ def peak_memory(shape: ModelShape, method: Method, settings: MemorySettings) -> 
     found = [_alive(one, gradients, settings, shards) for one in traced]
     found.append(_update(shape, settings, count / shards.optimizer, gradients, width))
     top = max(found, key=lambda one: one.total)
+    layer = layer_bytes(recipe, shape, settings.micro_batch, settings.length, settings.rank)
+    # What is reserved is never given back while there is room: its peak may be another moment's.
+    kept = max(one.total + _holes(shape, method, settings, one, gradients, layer) for one in found) - top.total
     parts = {name: int(value) for name, value in resident.items()}
     parts |= {"gradients": int(top.gradients), "activations": int(top.activations), "logits": int(top.logits)}
     moment = "update" if top is found[-1] else "loss" if top.logits > 0 else "layer"
-    layer = layer_bytes(recipe, shape, settings.micro_batch, settings.length, settings.rank)
-    holes = _holes(shape, method, settings, top, gradients, layer)
-    return _estimate(parts, moment, shape, settings, (paged / shards.optimizer, holes, layer), nearest(recipe)[1])
+    return _estimate(parts, moment, shape, settings, (paged / shards.optimizer, kept, layer), nearest(recipe)[1])
 
 
 def recipe_of(shape: ModelShape, method: Method, settings: MemorySettings) -> Recipe:
@@ -242,24 +243,28 @@ def _workspace(settings: MemorySettings) -> float:
 
 
 def _holes(
-    shape: ModelShape, method: Method, settings: MemorySettings, top: Moment, gradients: float, layer: float
+    shape: ModelShape, method: Method, settings: MemorySettings, moment: Moment, gradients: float, layer: float
 ) -> float:
-    """Bytes that the allocator keeps at most beside what is alive at the peak.
+    """Bytes that the allocator keeps at most beside what is alive at a moment.
 
-    The 16-bit logits leave a hole that their float32 copies do not fit into; about a layer's activations are in
-    pieces; and in full training what the last update freed is too small for the logits. The shares bound a simulation
-    of the allocator over 25 traces of three steps (scripts and table: see tables/memory.yaml).
+    Without expandable segments two freed segments never become one, so that the 16-bit logits leave a hole that their
+    float32 copies do not fit into. With them freed neighbours join; but cuBLAS's workspace of backward, made in the
+    first step right behind the 16-bit logits, stays there, and what later steps put before it (optimizer states, other
+    pieces) may leave too little room for the logits: then their place, too, is lost, as large as a float32 copy
+    together. Besides, about a layer's activations are in pieces. tables/memory.yaml says where the shares come from.
     """
     facts = table("memory")["reserved"]["expandable" if settings.expandable_segments else "plain"]
     fused = settings.liger or settings.fused_loss
     kind = ("liger_" if fused else "") + ("checkpointed" if settings.gradient_checkpointing else "kept")
-    holes = float(facts["gib"]) * GIB + float(facts[kind]) * layer
-    if top.logits > 0 and not fused:
-        holes += 2 * settings.tokens * shape.vocabulary
+    holes = float(facts["gib"]) * GIB + float(facts["layer_mib"]) * 2**20 * shape.layers
+    logits = settings.width * settings.tokens * shape.vocabulary if moment.logits > 0 and not fused else 0
+    holes += max(float(a) * logits + float(b) * layer for a, b in facts[method][kind])
+    if method == "qlora":
+        holes += float(facts["unpacked"]) * 2 * shape.hidden * shape.active_intermediate
     if method != "full":
         return holes + float(facts["adapter"]) * gradients
-    if not top.late:
-        holes += float(facts["freed"]) * max(gradients - top.activations, 0.0)
+    if not moment.late:
+        holes += float(facts["freed"]) * max(gradients - moment.activations, 0.0)
     return holes + float(facts["trained"]) * gradients
 
 

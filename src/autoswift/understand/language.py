@@ -98,16 +98,11 @@ def _ordinary(word: str) -> bool:
 
 @cache
 def _english() -> frozenset[str]:
-    """English words that the lexicon knows, singly."""
+    """English words that the lexicon knows, singly; programming's are names of tools half the time."""
     lexicon = table("understand")
-    words = {
-        w
-        for name in ("domain", "goal", "modality")
-        for ws in lexicon[name].values()
-        for group in ws.values()
-        for w in group
-    }
-    single = {part for w in words if w.isascii() for part in w.lower().replace("-", " ").split()}
+    facets = [values for name in ("domain", "goal", "modality") for v, values in lexicon[name].items() if v != "code"]
+    words = {w for weights in facets for group in weights.values() for w in group if w.isascii()}
+    single = {part for w in words if w.islower() for part in w.replace("-", " ").split()}
     return frozenset(w for w in single | set(lexicon["english_common"]) if w.isalpha())
 
 

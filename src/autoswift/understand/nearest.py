@@ -136,7 +136,8 @@ def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
     raised: NDArray[np.float64] = np.exp(LINE_SHARPNESS * (scores - scores.max(axis=-1, keepdims=True)))
-    return raised / raised.sum(axis=-1, keepdims=True)
+    raised /= raised.sum(axis=-1, keepdims=True)
+    return raised
 
 
 _kept: dict[int, tuple[Embedder, _Known]] = {}
