@@ -12,8 +12,26 @@ from autoswift.cli.options import current, say
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from autoswift.domain.task import Task
     from autoswift.run.record import RunRecord
     from autoswift.understand.find import Candidate
+
+
+def open_facts(task: Task) -> dict[str, str]:
+    """What the user said of the task, and their answers to what the sentence leaves open."""
+    from autoswift.cli.output import console
+    from autoswift.understand.questions import questions
+    from autoswift.understand.sentence import understand
+
+    facts = dict(task.facts)
+    for one in questions(understand(task.sentence, options=facts), language=current.language):
+        console().print(one.text, markup=False)
+        for number, choice in enumerate(one.choices, 1):
+            console().print(f"  {number}. {choice.label}", markup=False, highlight=False)
+        number = typer.prompt(say("choose.fact", count=len(one.choices)), default=1, type=int, err=current.as_json)
+        if 1 <= number <= len(one.choices):
+            facts[one.fact] = one.choices[number - 1].value
+    return facts
 
 
 def candidates_view(found: Sequence[Candidate]) -> RenderableType:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -99,6 +99,8 @@ def run(  # noqa: PLR0913 - one parameter an option
     )
     _need_consent(yes)
     _need_environment(yes)
+    if not yes and task.data is None:  # data would settle what a vague sentence leaves open
+        task = replace(task, facts=asking.open_facts(task))
     from autoswift import api
 
     with _watched(task, yes=yes, verbose=verbose) as watch:

@@ -131,7 +131,9 @@ def peak_memory(shape: ModelShape, method: Method, settings: MemorySettings) -> 
     top = max(found, key=lambda one: one.total)
     layer = layer_bytes(recipe, shape, settings.micro_batch, settings.length, settings.rank)
     # What is reserved is never given back while there is room: its peak may be another moment's.
-    kept = max(one.total + _holes(shape, method, settings, one, gradients, layer) for one in found) - top.total
+    freed = 0.0 if method != "full" or top.late else max(gradients - top.activations, 0.0)
+    kept = max(one.total + _holes(shape, method, settings, one, (gradients, layer)) for one in found) - top.total
+    kept += float(_slack(settings)["freed"]) * freed
     parts = {name: int(value) for name, value in resident.items()}
     parts |= {"gradients": int(top.gradients), "activations": int(top.activations), "logits": int(top.logits)}
     moment = "update" if top is found[-1] else "loss" if top.logits > 0 else "layer"
@@ -242,8 +244,13 @@ def _workspace(settings: MemorySettings) -> float:
     return float(facts["large_mib"] if large else facts["mib"]) * 2**20
 
 
+def _slack(settings: MemorySettings) -> dict[str, Any]:
+    found: dict[str, Any] = table("memory")["reserved"]["expandable" if settings.expandable_segments else "plain"]
+    return found
+
+
 def _holes(
-    shape: ModelShape, method: Method, settings: MemorySettings, moment: Moment, gradients: float, layer: float
+    shape: ModelShape, method: Method, settings: MemorySettings, moment: Moment, sizes: tuple[float, float]
 ) -> float:
     """Bytes that the allocator keeps at most beside what is alive at a moment.
 
@@ -252,20 +259,19 @@ def _holes(
     first step right behind the 16-bit logits, stays there, and what later steps put before it (optimizer states, other
     pieces) may leave too little room for the logits: then their place, too, is lost, as large as a float32 copy
     together. Besides, about a layer's activations are in pieces. tables/memory.yaml says where the shares come from.
+
+    Args:
+        sizes: bytes of all gradients, and of what a layer keeps.
     """
-    facts = table("memory")["reserved"]["expandable" if settings.expandable_segments else "plain"]
+    facts, (gradients, layer) = _slack(settings), sizes
     fused = settings.liger or settings.fused_loss
     kind = ("liger_" if fused else "") + ("checkpointed" if settings.gradient_checkpointing else "kept")
     holes = float(facts["gib"]) * GIB + float(facts["layer_mib"]) * 2**20 * shape.layers
     logits = settings.width * settings.tokens * shape.vocabulary if moment.logits > 0 and not fused else 0
     holes += max(float(a) * logits + float(b) * layer for a, b in facts[method][kind])
-    if method == "qlora":
+    if method == "qlora" and not logits:
         holes += float(facts["unpacked"]) * 2 * shape.hidden * shape.active_intermediate
-    if method != "full":
-        return holes + float(facts["adapter"]) * gradients
-    if not moment.late:
-        holes += float(facts["freed"]) * max(gradients - moment.activations, 0.0)
-    return holes + float(facts["trained"]) * gradients
+    return holes + float(facts["trained" if method == "full" else "adapter"]) * gradients
 
 
 def _estimate(

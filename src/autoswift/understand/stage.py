@@ -109,6 +109,8 @@ def understand_stage(
     profile, data = weighed(read, made.profile)
     if data != made.profile:
         write_atomic(made.files["profile"], dumps(data, indent=1) + "\n")
+    for assumed in profile.assumptions:
+        context.note(assumed)
     for problem in data.problems:
         place = f"{problem.file}:{problem.line}: " if problem.line else ""
         context.note(f"{place}{problem.message}", "warn" if problem.severity == "warn" else "info")
