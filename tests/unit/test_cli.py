@@ -49,7 +49,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
     def set_up(end: str = "done", error: BaseException | None = None) -> dict[str, Any]:
         seen: dict[str, Any] = {}
 
-        def start(task: Task, *, out: Path | None, confirm: Callable[[Plan], bool], listener: Any) -> RunRecord:
+        def start(
+            task: Task, *, out: Path | None, confirm: Callable[[Plan], bool], choose: Any, listener: Any
+        ) -> RunRecord:
             seen.update(task=task, out=out)
             record = synthetic_run(tmp_path / "made", language="en", end=end)  # type: ignore[arg-type]
             plan = record.plan()

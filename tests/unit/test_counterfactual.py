@@ -115,8 +115,9 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert len(told) >= 10
     # One decision for each fact: the property itself is tested above, this is the way through the command line.
     for name, when in {when["fact"]: (name, when) for name, when in told.items()}.values():
-        assert decided("--assume", f"{when['fact']}={json.dumps(when['value']).strip(chr(34))}")[name]["value"] == (
-            when["becomes"]
+        assert (
+            decided("--assume", f"{when['fact']}={json.dumps(when['value']).strip(chr(34))}")[name]["value"]
+            == (when["becomes"])
         ), name
         if when["op"] != "==":
             before = short_of(Condition(**when))

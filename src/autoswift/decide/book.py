@@ -9,6 +9,9 @@ from autoswift.domain.decision import Alternative, Decision, Evidence, Source
 from autoswift.errors import InputError
 from autoswift.tables import explain, text
 
+SOURCING = ("data_source", "teacher_rows", "teacher_requests", "teacher_tokens")
+"""Settings of the search for data, which is over when the plan is made."""
+
 
 class Book:
     """The decisions so far.
@@ -16,11 +19,13 @@ class Book:
     Args:
         options: settings that the user fixed, by decision name.
         language: of the texts.
+        decided: before the plan.
     """
 
-    def __init__(self, options: Mapping[str, Any], language: str) -> None:
-        self.options, self.language = dict(options), language
-        self.decisions: list[Decision] = []
+    def __init__(self, options: Mapping[str, Any], language: str, decided: Sequence[Decision] = ()) -> None:
+        self.options = {k: v for k, v in options.items() if k not in SOURCING}
+        self.language = language
+        self.decisions: list[Decision] = list(decided)
 
     def say(self, key: str, /, **values: object) -> str:
         """A text of the catalogue, `decide.` put before the key."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from autoswift.catalog.availability import Availability
 from autoswift.catalog.models import ModelFacts
 from autoswift.catalog.tokens import TokenStats
+from autoswift.domain.decision import Decision
 from autoswift.domain.profile import DataProfile, HardwareProfile, TaskProfile
 from autoswift.domain.task import Task
 
@@ -31,6 +32,7 @@ class Inputs:
         folder: facts of the model folder that the user named, if it is one.
         tokens: of the training rows by the model's own tokenizer, once it is here.
         seconds_spent: of the wall-clock budget.
+        decided: what was decided before the plan: where the data came from.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class Inputs:
     tokens: TokenStats | None = None
     measured: Measured = Measured()
     seconds_spent: float = 0.0
+    decided: tuple[Decision, ...] = ()
 
     @property
     def on_cpu(self) -> bool:

@@ -25,7 +25,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         InputError: when the request cannot be carried out, with what is missing.
     """
     _check_supported(inputs)
-    book = Book(inputs.task.options, inputs.task.language)
+    book = Book(inputs.task.options, inputs.task.language, inputs.decided)
     book.add(
         "goal",
         inputs.profile.goal,

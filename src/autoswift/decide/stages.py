@@ -20,6 +20,7 @@ from autoswift.decide.counterfactual import explained
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.planner import make_plan
 from autoswift.domain.artifact import StepResult
+from autoswift.domain.decision import Decision
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import DataProfile, HardwareProfile, TaskProfile
 from autoswift.domain.task import Task
@@ -108,7 +109,9 @@ def stored_inputs(context: RunContext, profile: TaskProfile, data: DataProfile) 
     value = context.record.value("hardware")
     hardware = TypeAdapter(HardwareProfile).validate_python(value["hardware"])
     here = TypeAdapter(Availability).validate_python(value["availability"])
-    return inputs_for(context.task, profile, data, hardware, here)
+    sourced = context.record.value("understand").get("sourced") or {}
+    decided = TypeAdapter(tuple[Decision, ...]).validate_python(sourced.get("decisions") or ())
+    return replace(inputs_for(context.task, profile, data, hardware, here), decided=decided)
 
 
 def explained_plan(inputs: Inputs, **revision: Any) -> Plan:

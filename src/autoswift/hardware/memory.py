@@ -131,12 +131,13 @@ def peak_memory(shape: ModelShape, method: Method, settings: MemorySettings) -> 
     top = max(found, key=lambda one: one.total)
     layer = layer_bytes(recipe, shape, settings.micro_batch, settings.length, settings.rank)
     # What is reserved is never given back while there is room: its peak may be another moment's.
-    freed = 0.0 if method != "full" or top.late else max(gradients - top.activations, 0.0)
-    kept = max(one.total + _holes(shape, method, settings, one, (gradients, layer)) for one in found) - top.total
-    kept += float(_slack(settings)["freed"]) * freed
+    reserved = max(one.total + _holes(shape, method, settings, one, (gradients, layer)) for one in found)
+    if method == "full":
+        reserved = max(reserved, *(_refilled(shape, settings, one, found[-1], gradients) for one in found[:-1]))
     parts = {name: int(value) for name, value in resident.items()}
     parts |= {"gradients": int(top.gradients), "activations": int(top.activations), "logits": int(top.logits)}
     moment = "update" if top is found[-1] else "loss" if top.logits > 0 else "layer"
+    kept = reserved - top.total
     return _estimate(parts, moment, shape, settings, (paged / shards.optimizer, kept, layer), nearest(recipe)[1])
 
 
@@ -271,7 +272,32 @@ def _holes(
     holes += max(float(a) * logits + float(b) * layer for a, b in facts[method][kind])
     if method == "qlora" and not logits:
         holes += float(facts["unpacked"]) * 2 * shape.hidden * shape.active_intermediate
-    return holes + float(facts["trained" if method == "full" else "adapter"]) * gradients
+    if method == "full":
+        freed = float(facts["freed"]) * max(gradients - moment.activations, 0.0) if logits else 0.0
+        return holes + freed + float(facts["trained"]) * gradients
+    return holes + float(facts["adapter"]) * gradients
+
+
+def _refilled(
+    shape: ModelShape, settings: MemorySettings, moment: Moment, update: Moment, gradients: float
+) -> float:
+    """Of full training: bytes reserved at most when a step is laid into what the update before it left.
+
+    That is in pieces of a weight's size: (plain) logits do not fit into them at all and activations half; (expandable)
+    neighbours join, and logits fit the better the smaller they are beside it.
+    """
+    facts, freed = _slack(settings), update.total
+    if moment.late:
+        return 0.0
+    fused = settings.liger or settings.fused_loss
+    total = max(freed, moment.activations) + float(facts["pieces"]) * min(moment.activations, freed)
+    total += moment.logits * min(1.0, float(facts["joined"]) * moment.logits / freed)
+    if fused:
+        total += float(facts["embedding"]) * shape.embedding * settings.width
+    elif not settings.expandable_segments:
+        total += settings.width * settings.tokens * shape.vocabulary
+    holes = float(facts["gib"]) * GIB + float(facts["layer_mib"]) * 2**20 * shape.layers
+    return total + holes + float(facts["trained"]) * gradients
 
 
 def _estimate(

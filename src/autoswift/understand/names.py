@@ -7,6 +7,7 @@ from functools import cache
 
 from autoswift.tables import table
 
+_ENDING = re.compile(r"\.[a-z0-9]{1,8}(\.(?:gz|gzip|bz2|xz))?$")
 _WORD = re.compile(r"[a-z]+|[\u4e00-\u9fff]+")
 
 
@@ -24,9 +25,8 @@ def split_name(path: str) -> str | None:
             "unit-test-generation.jsonl" is no test set.
     """
     for part in reversed(re.split(r"[/\\]", path.lower())[-3:]):
-        words = [
-            w for w in _WORD.findall(re.sub(r"\.[a-z0-9]{1,8}(\.(?:gz|gzip|bz2|xz))?$", "", part)) if w not in ("of", "part", "shard")
-        ]
+        stem = _ENDING.sub("", part)
+        words = [w for w in _WORD.findall(stem) if w not in ("of", "part", "shard")]
         for word in words[:1] + words[-1:]:
             ending = next((alias for alias in _splits() if not alias.isascii() and word.endswith(alias)), "")
             if word in _splits() or len(ending) > 2:

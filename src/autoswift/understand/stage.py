@@ -126,10 +126,7 @@ def _sourced(
     task = context.task
     if task.data is not None and not is_dataset_name(task.data):
         return None
-    found = source_data(read, options_of(task, embedder()), context.folder, hub, teacher, context.journal, choose)
-    for decision in found.decisions:
-        context.journal.event("decision", decision=decision)
-    return found
+    return source_data(read, options_of(task, embedder()), context.folder, hub, teacher, context.journal, choose)
 
 
 def profiles_of(record: RunRecord) -> tuple[TaskProfile, DataProfile]:
