@@ -2,10 +2,13 @@
 
     python benchmarks/memory_gpu.py --predict            on any machine, writes benchmarks/data/memory_predictions.json
     python benchmarks/memory_gpu.py [CELL …] [--out F]   on the device: measures, compares, prints a table
+    python benchmarks/memory_gpu.py --second [--out F]   the same of the cells marked so: those near the card's limit,
+                                                         4-bit ones, padded ones
 
 Each cell is a process of its own, kept at the ready with everything imported and no device touched; it makes random
 weights on the card and takes three steps as ms-swift's trainer does, once with the allocator as it comes and once with
-expandable segments. Cells that fit beside one another run at the same time, those near the card's limit alone. Needs
+expandable segments. Cells that fit beside one another run at the same time; those near the card's limit alone, once
+every other process is gone and NVML says that the card is empty. Needs
 torch, transformers and peft there; cells that need bitsandbytes or liger_kernel are left out where those are missing.
 """
 
@@ -27,11 +30,19 @@ CELLS = HERE / "data" / "memory_cells.json"
 PREDICTIONS = HERE / "data" / "memory_predictions.json"
 GIB = 2**30
 CELL_SECONDS = 75
-ROOM = 70 * GIB
-"""Of cells that run beside one another."""
-ALONE = 52 * GIB
+ROOM = 64 * GIB
+"""Of cells that run beside one another: each is counted with its upper bound and its context."""
+ALONE = 44 * GIB
 """A cell that needs more runs alone."""
-TOGETHER = 8
+EMPTY = 1.0 * GIB
+"""A card with less in use than this has no other process's tensors: the driver itself keeps half of it."""
+CONTEXT = 1.0 * GIB
+"""Of a process on the device, rounded up (0.75 GiB on an H100)."""
+FOREIGN = 1.5 * GIB
+"""In use beyond what torch reserved: more than a context, so another process's."""
+SURELY = 70 * GIB
+"""A cell that needs less fits an empty 80 GB card; out of memory there says that the card was not empty."""
+TOGETHER = 6
 LIMIT_SECONDS = 480
 EXPANDABLE = "expandable_segments:True"
 
@@ -90,6 +101,35 @@ def predict() -> None:
 # ---------------------------------------------------------------- all cells
 
 
+class Card:
+    """What NVML says is in use on the first card; None where there is no NVML."""
+
+    class _Memory(ctypes.Structure):
+        _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+    def __init__(self) -> None:
+        self._library: Any = None
+        self._handle = ctypes.c_void_p()
+        try:
+            library = ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError:
+            return
+        if library.nvmlInit_v2() == 0 and library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self._handle)) == 0:
+            self._library = library
+
+    def used(self) -> int | None:
+        """Bytes."""
+        memory = self._Memory()
+        if self._library is None or self._library.nvmlDeviceGetMemoryInfo(self._handle, ctypes.byref(memory)) != 0:
+            return None
+        return int(memory.used)
+
+    def empty(self) -> bool:
+        """Whether no process has anything there; yes where it cannot be known."""
+        used = self.used()
+        return used is None or used < EMPTY
+
+
 class Pool:
     """A process that starts cells under one setting of the allocator."""
 
@@ -137,8 +177,9 @@ class Pool:
 class Schedule:
     """Which cells run beside one another: by what they are predicted to need."""
 
-    def __init__(self, chosen: dict[str, dict[str, Any]], predictions: dict[str, Any]) -> None:
-        self.need = {n: max(predictions[n][k]["high"] for k in ("plain", "expandable")) + 1.0 * GIB for n in chosen}
+    def __init__(self, chosen: dict[str, dict[str, Any]], predictions: dict[str, Any], card: Card) -> None:
+        self.card = card
+        self.need = {n: max(predictions[n][k]["high"] for k in ("plain", "expandable")) + CONTEXT for n in chosen}
         order = list(chosen)
         # Near the limit one setting is enough: the engine trains with expandable segments.
         self.waiting = [(n, k) for n in chosen for k in ("expandable", "plain") if k[0] == "e" or self.need[n] <= ALONE]
@@ -146,7 +187,7 @@ class Schedule:
         self.running: dict[tuple[str, str], float] = {}
 
     def start(self) -> list[tuple[str, str]]:
-        """Jobs that may start now; they count as running."""
+        """Jobs that may start now; they count as running until their process is gone."""
         started = []
         for job in list(self.waiting):
             if self._room(self.need[job[0]]):
@@ -157,7 +198,7 @@ class Schedule:
 
     def _room(self, size: float) -> bool:
         if not self.running:
-            return True
+            return self.card.empty()
         busy = [self.need[name] for name, _ in self.running]
         return max(size, *busy) <= ALONE and len(busy) < TOGETHER and sum(busy) + size <= ROOM
 
@@ -181,15 +222,17 @@ def run_all(
     facts = [one.first() for one in pools.values()]
     print(facts[0], flush=True)
     results: dict[str, dict[str, Any]] = {name: {} for name in chosen}
-    plan, started = Schedule(chosen, predictions), time.monotonic()
+    plan, started = Schedule(chosen, predictions, Card()), time.monotonic()
     while facts[0]["cuda"] and (plan.waiting or plan.running) and time.monotonic() - started < LIMIT_SECONDS:
         for name, kind in plan.start():
             pools[kind].send(name, chosen[name])
         for one in pools.values():
             for answer in one.read():
+                if "ended" in answer:
+                    plan.running.pop((answer["ended"], one.kind), None)
+                    continue
                 name = answer.pop("name", "")
                 answer["alone"] = len(plan.running) == 1
-                plan.running.pop((name, one.kind), None)
                 results[name][one.kind] = answer
                 _report(name, one.kind, answer, predictions[name], out)
         for name, kind in plan.overdue():
@@ -225,15 +268,26 @@ def _share(values: list[float], share: float) -> float:
     return ordered[min(math.ceil(share * len(ordered)) - 1, len(ordered) - 1)] if ordered else math.nan
 
 
+def sound(answer: dict[str, Any], prediction: dict[str, Any]) -> bool:
+    """Whether an answer says something of its cell: it ran, and what stopped it was not another process's memory."""
+    if "error" in answer:
+        return False
+    foreign = answer["used_now"] - answer["reserved_now"] > FOREIGN
+    return not answer.get("oom") or not (foreign or prediction["peak"] < SURELY)
+
+
 def compared(results: dict[str, dict[str, Any]], predictions: dict[str, Any]) -> dict[str, Any]:
     """Errors against the measurements, beside two rules of thumb; upper bounds over what was reserved; verdicts."""
     errors: dict[str, list[float]] = {"autoswift": [], "weights x 1.2": [], "accelerate's estimate": []}
     upper: dict[str, list[float]] = {"plain": [], "expandable": []}
     verdicts = []
-    for name, kind, answer in [(n, k, a) for n, found in results.items() for k, a in found.items() if "error" not in a]:
+    rows = [(n, k, a) for n, found in results.items() for k, a in found.items() if sound(a, predictions[n][k])]
+    for name, kind, answer in rows:
         prediction, oom = predictions[name], bool(answer.get("oom"))
         if not oom:
-            upper[kind].append(prediction[kind]["high"] / answer["reserved"] - 1)
+            # Where memory runs short the allocator gives back what it only keeps: no card reserves more than it has.
+            most = max(answer["total"] - LEAST_CONTEXT, prediction[kind]["peak"])
+            upper[kind].append(min(prediction[kind]["high"], most) / answer["reserved"] - 1)
         if kind == "expandable" and prediction[kind]["least"] > 0.9 * answer["total"]:
             verdicts.append((name, prediction[kind]["least"] <= answer["total"], not oom))
         if kind == "expandable" and not oom:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 CELL_SECONDS = 75
 READY = 5
+POLL_SECONDS = 0.1
 
 
 def build(cell: dict[str, Any]) -> Any:
@@ -90,14 +92,20 @@ def _adapted(model: Any, cell: dict[str, Any]) -> Any:
     return get_peft_model(model, lora)  # its default keeps the adapters in float32
 
 
-def _optimizer(cell: dict[str, Any], parameters: list[Any]) -> Any:
+def _optimizer(cell: dict[str, Any], model: Any, parameters: list[Any]) -> Any:
     import torch
 
     kind = cell.get("optimizer", "adamw_torch")
     if "8bit" in kind:
         import bitsandbytes as bnb
 
-        return bnb.optim.AdamW8bit(parameters, lr=1e-5)
+        found = bnb.optim.AdamW8bit(parameters, lr=1e-5)
+        for module in model.modules():  # as the trainer does: an embedding's states stay in 32 bits
+            if isinstance(module, torch.nn.Embedding):
+                bnb.optim.GlobalOptimManager.get_instance().register_module_override(
+                    module, "weight", {"optim_bits": 32}
+                )
+        return found
     return torch.optim.AdamW(parameters, lr=1e-5, fused=kind == "adamw_torch_fused" or None)
 
 
@@ -106,7 +114,7 @@ def steps(model: Any, cell: dict[str, Any], count: int = 3) -> None:
     import torch
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(cell, parameters)
+    optimizer = _optimizer(cell, model, parameters)
     rows, length = cell["rows"], cell["length"]
     vocabulary = cell["config"]["vocab_size"]
     for _ in range(count):
@@ -183,7 +191,10 @@ def one() -> None:
 
 
 def pool() -> None:
-    """Keeps processes at the ready that have imported everything; each measures one cell of those sent."""
+    """Keeps processes at the ready that have imported everything; each measures one cell of those sent.
+
+    Once a cell's process is gone, and with it the last of its memory, a line `{"ended": name}` says so.
+    """
     import torch
     import transformers
 
@@ -194,16 +205,26 @@ def pool() -> None:
         return subprocess.Popen([sys.executable, __file__, "one"], stdin=subprocess.PIPE)
 
     waiting = [ready() for _ in range(READY)]
-    ended = []
-    for line in sys.stdin:
-        taken = waiting.pop(0)
-        waiting.append(ready())
-        if taken.stdin is None:
-            raise RuntimeError("no pipe")
-        taken.stdin.write(line.encode())
-        taken.stdin.close()
-        ended.append(taken)
-        ended = [child for child in ended if child.poll() is None]
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    rest, open_ = b"", True
+    while open_ or running:
+        if open_ and select.select([0], [], [], POLL_SECONDS)[0]:
+            data = os.read(0, 1 << 16)
+            open_ = bool(data)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                taken = waiting.pop(0)
+                waiting.append(ready())
+                if taken.stdin is None:
+                    raise RuntimeError("no pipe")
+                taken.stdin.write(line + b"\n")
+                taken.stdin.close()
+                running[json.loads(line)["name"]] = taken
+        elif not open_:
+            time.sleep(POLL_SECONDS)
+        for name in [name for name, child in running.items() if child.poll() is not None]:
+            del running[name]
+            print(json.dumps({"ended": name}), flush=True)
     for child in waiting:
         child.kill()
 

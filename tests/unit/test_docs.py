@@ -17,14 +17,19 @@ from typing import Any
 
 import pytest
 import typer
-from test_decide import inputs
+from test_decide import ONLINE, RTX, inputs
 
 import autoswift
 from autoswift.api import FinishedRun
 from autoswift.cli.app import app
+from autoswift.catalog.models import catalog
+from autoswift.catalog.policy_file import read_policy
 from autoswift.cli.options import hoisted, typed
+from autoswift.decide.facts import LEVERS, suppose
+from autoswift.decide.inputs import Inputs
 from autoswift.decide.planner import make_plan
 from autoswift.domain.plan import Plan
+from autoswift.understand.sourced import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [("README.md", "README.zh.md")] + [
@@ -179,6 +184,19 @@ def plan() -> Plan:
     return make_plan(inputs())
 
 
+def situations() -> list[Inputs]:
+    """A CPU, two cards of a kind, and a result for the edge: between them every decision of a plan is made."""
+    cpu, card = inputs(), inputs(RTX, ONLINE)
+    two = replace(card, hardware=replace(card.hardware, devices=(RTX, replace(RTX, index=1))))
+    return [cpu, two, replace(cpu, profile=replace(cpu.profile, deploy="edge"))]
+
+
+@cache
+def decided() -> frozenset[str]:
+    """All decisions: a plan's, and `data`, which is made before it."""
+    return frozenset({d.name for one in situations() for d in make_plan(one).decisions} | {"data"})
+
+
 def decision_rows(name: str) -> dict[str, str]:
     """Decision name to the cell that says how to overrule it."""
     found = {}
@@ -191,13 +209,24 @@ def decision_rows(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", DECIDES)
 def test_every_decision_of_a_plan_is_described_and_no_other(name: str) -> None:
-    assert set(decision_rows(name)) == {d.name for d in plan().decisions}
+    assert set(decision_rows(name)) == decided()
 
 
 @pytest.mark.parametrize("name", [n for n in DOCS if "--set" in text(n)])
 def test_settings_that_can_be_set_are_decisions(name: str) -> None:
     asked = set(re.findall(r"--set ([a-z_]+)=", text(name)))
-    assert asked <= {d.name for d in plan().decisions}
+    assert asked <= decided() | set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", [n for n in DOCS if "--assume" in text(n)])
+def test_facts_that_are_assumed_can_be(name: str) -> None:
+    for fact, value in re.findall(r"--assume ([a-z_0-9.]+)=([^`\s]+)", text(name)):
+        assert suppose(inputs(), fact, typed(value)) != inputs(), f"{name}: {fact}={value}"
+
+
+@pytest.mark.parametrize("name", DECIDES)
+def test_every_fact_that_may_turn_a_decision_is_named(name: str) -> None:
+    assert [fact for fact in LEVERS if f"`{fact}`" not in text(name)] == []
 
 
 OVERRULED = sorted(
@@ -208,9 +237,10 @@ OVERRULED = sorted(
 
 @pytest.mark.parametrize(("setting", "value"), OVERRULED)
 def test_overruling_a_decision_changes_what_will_be_done(setting: str, value: str) -> None:
-    changed = make_plan(inputs(options={setting: typed(value)}))
+    given = next(one for one in situations() if setting in {d.name for d in make_plan(one).decisions})
+    changed = make_plan(replace(given, task=replace(given.task, options={setting: typed(value)})))
     assert changed.decision(setting).source == "user"
-    assert replace(changed, decisions=()) != replace(plan(), decisions=())
+    assert replace(changed, decisions=()) != replace(make_plan(given), decisions=())
 
 
 def test_numbers_of_the_rules_stand_in_the_documents() -> None:
@@ -224,10 +254,16 @@ def test_numbers_of_the_rules_stand_in_the_documents() -> None:
     told = [f"{USEFUL_TOKENS:,}", f"{rules['tokens']['cpu_cap']:,}", f"{rules['length']['largest']:,}", f"{DIVERGED:g}"]
     told += [f"{e:g}" for e in rules["learning_rate"]["exponent"].values()] + [str(MAX_ATTEMPTS)]
     told += [f"{f:g}" for f in rules["portfolio"]["learning_rate"][1:]]
+    told += [f"{rules['memory'][share] * 100:.0f}" for share in ("share", "share_cpu")] + [f"{len(catalog()):,}"]
+    weights, source = table("recommend"), table("sourcing")
+    told += [f"{weights['points'][one]:g}".replace("-", "−") for one in ("language_missing", "squeezed", "thinks")]
+    told += [f"{weights['cost'][one]:g}" for one in ("open", "narrow", "labels", "latency")]
+    told += [f"{source['auto']:g}", f"{source['weights']['topic']:.2f}"]
     for name in DECIDES:
         assert [number for number in told if number not in text(name)] == []
     for name in PAIRS[0]:
         assert f"{rules['tokens']['cpu_cap']:,}" in text(name)
+        assert f"{len(catalog()):,}" in text(name)
 
 
 def keys_of(command: str) -> set[str]:
@@ -251,9 +287,14 @@ def test_json_shapes_are_those_that_are_printed() -> None:
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_json_and_toml_blocks_are_valid(name: str) -> None:
+def test_json_toml_and_policy_blocks_are_valid(name: str, tmp_path: Path) -> None:
     for language, content in blocks(name):
-        assert language in ("sh", "json", "python", "text", "toml"), f"{name}: {language!r}"
+        assert language in ("sh", "json", "python", "text", "toml", "yaml"), f"{name}: {language!r}"
+        if language == "yaml":
+            (tmp_path / "policy.yaml").write_text(content, encoding="utf-8")
+            rules, default = read_policy(tmp_path / "policy.yaml", 2**20)
+            assert rules
+            assert default
         if language == "json":
             json.loads(content)
         if language == "toml":

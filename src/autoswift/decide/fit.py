@@ -18,10 +18,11 @@ from autoswift.hardware.steps import Sharding, StepSettings, step_time
 TIE = 1.02
 """Two ways whose times differ by less are the same to the step model (its median error on saturated cards): then the
 one that changes less from plain training is taken."""
-QUANTIZED = 1.1
+QUANTIZED = 1.3
 """How much faster 4-bit weights must be where 16-bit ones fit too. They cost a little quality (QLoRA, Dettmers et al.
-2023, table 4: within a point), at equal settings they are slower (1.02 to 1.5 times, measured on an H100), and where a
-larger micro-batch makes up for it, that hangs on launch times, of which the step model is no surer than about 10 %."""
+2023, table 4: within a point) and at equal settings they are slower (1.02 to 1.5 times, measured on an H100). A larger
+micro-batch can make up for it where the processor's launches are the limit, but the step model's launches are those of
+a slow virtual processor; a desktop's are half as long, and the gain is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -214,7 +214,8 @@ def _why_not(
         return book.say("method.too_large", need=f"{least.needed_bytes / 2**30:.1f}", room=f"{room.bytes / 2**30:.1f}")
     if best.seconds_per_row <= 0:
         return book.say(f"method.not_{method}")
-    return book.say("method.slower", times=f"{other.seconds_per_row / best.seconds_per_row:.2f}")
+    times = other.seconds_per_row / best.seconds_per_row
+    return book.say("method.slower" if times >= 1 else "method.not_worth", times=f"{times:.2f}")
 
 
 def _say_sharing(best: Fit, found: Sequence[Fit], room: Room, book: Book) -> None:

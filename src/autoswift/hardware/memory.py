@@ -133,6 +133,8 @@ def peak_memory(shape: ModelShape, method: Method, settings: MemorySettings) -> 
     # What is reserved is never given back while there is room: its peak may be another moment's.
     reserved = max(one.total + _holes(shape, method, settings, one, (gradients, layer)) for one in found)
     if method == "full":
+        if top.logits > 0:
+            reserved += float(_slack(settings)["freed"]) * max(gradients - top.activations, 0.0)
         reserved = max(reserved, *(_refilled(shape, settings, one, found[-1], gradients) for one in found[:-1]))
     parts = {name: int(value) for name, value in resident.items()}
     parts |= {"gradients": int(top.gradients), "activations": int(top.activations), "logits": int(top.logits)}
@@ -272,10 +274,7 @@ def _holes(
     holes += max(float(a) * logits + float(b) * layer for a, b in facts[method][kind])
     if method == "qlora" and not logits:
         holes += float(facts["unpacked"]) * 2 * shape.hidden * shape.active_intermediate
-    if method == "full":
-        freed = float(facts["freed"]) * max(gradients - moment.activations, 0.0) if logits else 0.0
-        return holes + freed + float(facts["trained"]) * gradients
-    return holes + float(facts["adapter"]) * gradients
+    return holes + float(facts["trained" if method == "full" else "adapter"]) * gradients
 
 
 def _refilled(
