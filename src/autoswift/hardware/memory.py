@@ -277,9 +277,7 @@ def _holes(
     return holes + float(facts["trained" if method == "full" else "adapter"]) * gradients
 
 
-def _refilled(
-    shape: ModelShape, settings: MemorySettings, moment: Moment, update: Moment, gradients: float
-) -> float:
+def _refilled(shape: ModelShape, settings: MemorySettings, moment: Moment, update: Moment, gradients: float) -> float:
     """Of full training: bytes reserved at most when a step is laid into what the update before it left.
 
     That is in pieces of a weight's size: (plain) logits do not fit into them at all and activations half; (expandable)

@@ -106,7 +106,8 @@ def understand(
 def _refuse_empty(sentence: str, language: str | None = None) -> None:
     if not sentence.strip():
         reader = reading_language(language or "en")
-        raise InputError(*(say(f"understand.empty_{part}", reader) for part in ("what", "why", "fix")))
+        texts = [say(f"understand.empty_{part}", reader) for part in ("what", "why", "fix")]
+        raise InputError(*texts)
 
 
 @dataclass(frozen=True, slots=True)
