@@ -4,6 +4,7 @@
     python benchmarks/memory_gpu.py [CELL …] [--out F]   on the device: measures, compares, prints a table
     python benchmarks/memory_gpu.py --second [--out F]   the same of the cells marked so: those near the card's limit,
                                                          4-bit ones, padded ones
+    python benchmarks/memory_gpu.py --compare FILE …     what was measured before against today's predictions
 
 Each cell is a process of its own, kept at the ready with everything imported and no device touched; it makes random
 weights on the card and takes three steps as ms-swift's trainer does, once with the allocator as it comes and once with
@@ -15,6 +16,8 @@ torch, transformers and peft there; cells that need bitsandbytes or liger_kernel
 from __future__ import annotations
 
 import argparse
+import ctypes
+import importlib.util
 import json
 import math
 import os
@@ -38,12 +41,20 @@ EMPTY = 1.0 * GIB
 """A card with less in use than this has no other process's tensors: the driver itself keeps half of it."""
 CONTEXT = 1.0 * GIB
 """Of a process on the device, rounded up (0.75 GiB on an H100)."""
+LEAST_CONTEXT = 0.5 * GIB
+"""Of a process on any card: what it cannot reserve of the card's total, at least."""
 FOREIGN = 1.5 * GIB
 """In use beyond what torch reserved: more than a context, so another process's."""
+USABLE = 0.997
+"""Of what the driver reports as a card's total: what it calls free before anything runs."""
+NEAR = 0.9
+"""Of it: a cell that needs more is near the limit."""
 SURELY = 70 * GIB
 """A cell that needs less fits an empty 80 GB card; out of memory there says that the card was not empty."""
 TOGETHER = 6
 LIMIT_SECONDS = 480
+SECOND_SECONDS = 200
+"""Limit of a run with --second."""
 EXPANDABLE = "expandable_segments:True"
 
 
@@ -56,43 +67,46 @@ def cells() -> dict[str, dict[str, Any]]:
 # ---------------------------------------------------------------- predictions, without a device
 
 
-def predict() -> None:
-    """Writes what the closed form says of each cell."""
-    sys.path.insert(0, str(HERE.parent / "src"))
+def estimates(cell: dict[str, Any]) -> dict[str, Any]:
+    """What the closed form says of a cell: `parameters`, and of either setting the bytes."""
     from autoswift.hardware.memory import MemorySettings, peak_memory
     from autoswift.hardware.shape import shape_of_config
 
-    answers = {}
-    for name, cell in cells().items():
-        shape = shape_of_config(cell["config"])
-        row: dict[str, Any] = {"parameters": shape.parameters}
-        for kind, expandable in (("plain", False), ("expandable", True)):
-            settings = MemorySettings(
-                length=cell["length"],
-                micro_batch=cell["rows"],
-                rank=cell.get("rank", 16),
-                targets=cell.get("targets", "all"),
-                gradient_checkpointing=cell["checkpointing"],
-                optimizer=cell.get("optimizer", "adamw_torch"),
-                attention=cell.get("attention", "sdpa"),
-                padded=cell.get("padded", False),
-                liger=cell.get("liger", False),
-                dropout=cell.get("dropout", 0.0),
-                accumulates=False,
-                expandable_segments=expandable,
-                card="h100",
-            )
-            found = peak_memory(shape, cell["method"], settings)
-            row[kind] = {
-                "peak": found.peak_bytes,
-                "low": found.low,
-                "reserved": found.reserved_bytes,
-                "high": found.high,
-                "device": found.device_bytes,
-                "least": found.least_bytes,
-                "moment": found.moment,
-            }
-        answers[name] = row
+    shape = shape_of_config(cell["config"])
+    row: dict[str, Any] = {"parameters": shape.parameters}
+    for kind, expandable in (("plain", False), ("expandable", True)):
+        settings = MemorySettings(
+            length=cell["length"],
+            micro_batch=cell["rows"],
+            rank=cell.get("rank", 16),
+            targets=cell.get("targets", "all"),
+            gradient_checkpointing=cell["checkpointing"],
+            optimizer=cell.get("optimizer", "adamw_torch"),
+            attention=cell.get("attention", "sdpa"),
+            padded=cell.get("padded", False),
+            liger=cell.get("liger", False),
+            dropout=cell.get("dropout", 0.0),
+            accumulates=False,
+            expandable_segments=expandable,
+            card="h100",
+        )
+        found = peak_memory(shape, cell["method"], settings)
+        row[kind] = {
+            "peak": found.peak_bytes,
+            "low": found.low,
+            "reserved": found.reserved_bytes,
+            "high": found.high,
+            "device": found.device_bytes,
+            "least": found.least_bytes,
+            "moment": found.moment,
+        }
+    return row
+
+
+def predict() -> None:
+    """Writes what the closed form says of each cell."""
+    sys.path.insert(0, str(HERE.parent / "src"))
+    answers = {name: estimates(cell) for name, cell in cells().items()}
     PREDICTIONS.write_text(json.dumps(answers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, row in answers.items():
         print(f"{name:44} {row['expandable']['peak'] / GIB:7.2f} GiB, at least {row['expandable']['least'] / GIB:7.2f}")
@@ -211,7 +225,7 @@ class Schedule:
 
 
 def run_all(
-    chosen: dict[str, dict[str, Any]], predictions: dict[str, Any], out: Path | None
+    chosen: dict[str, dict[str, Any]], predictions: dict[str, Any], out: Path | None, limit: float = LIMIT_SECONDS
 ) -> dict[str, dict[str, Any]]:
     """Measures the cells under both settings.
 
@@ -223,7 +237,7 @@ def run_all(
     print(facts[0], flush=True)
     results: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     plan, started = Schedule(chosen, predictions, Card()), time.monotonic()
-    while facts[0]["cuda"] and (plan.waiting or plan.running) and time.monotonic() - started < LIMIT_SECONDS:
+    while facts[0]["cuda"] and (plan.waiting or plan.running) and time.monotonic() - started < limit:
         for name, kind in plan.start():
             pools[kind].send(name, chosen[name])
         for one in pools.values():
@@ -276,40 +290,75 @@ def sound(answer: dict[str, Any], prediction: dict[str, Any]) -> bool:
     return not answer.get("oom") or not (foreign or prediction["peak"] < SURELY)
 
 
+def earlier(files: list[Path]) -> dict[str, dict[str, Any]]:
+    """Answers of earlier runs by cell and setting; a later file's take the place of an earlier one's, if sound."""
+    known, found = cells(), dict[str, dict[str, Any]]()
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["cell"] in known and sound(row, row["predicted"]):
+                found.setdefault(row["cell"], {})[row["kind"]] = row
+    return found
+
+
 def compared(results: dict[str, dict[str, Any]], predictions: dict[str, Any]) -> dict[str, Any]:
-    """Errors against the measurements, beside two rules of thumb; upper bounds over what was reserved; verdicts."""
+    """Errors against the measurements, beside two rules of thumb; upper bounds over what was reserved; verdicts.
+
+    Returns:
+        errors: by who says it, relative, with expandable segments; also by method. upper: by setting. verdicts:
+        (cell, said to fit, did fit) of those near the card's limit.
+    """
     errors: dict[str, list[float]] = {"autoswift": [], "weights x 1.2": [], "accelerate's estimate": []}
     upper: dict[str, list[float]] = {"plain": [], "expandable": []}
     verdicts = []
-    rows = [(n, k, a) for n, found in results.items() for k, a in found.items() if sound(a, predictions[n][k])]
+    known = {name: found for name, found in results.items() if name in predictions}
+    rows = [(n, k, a) for n, found in known.items() for k, a in found.items() if sound(a, predictions[n][k])]
     for name, kind, answer in rows:
         prediction, oom = predictions[name], bool(answer.get("oom"))
         if not oom:
             # Where memory runs short the allocator gives back what it only keeps: no card reserves more than it has.
             most = max(answer["total"] - LEAST_CONTEXT, prediction[kind]["peak"])
             upper[kind].append(min(prediction[kind]["high"], most) / answer["reserved"] - 1)
-        if kind == "expandable" and prediction[kind]["least"] > 0.9 * answer["total"]:
-            verdicts.append((name, prediction[kind]["least"] <= answer["total"], not oom))
-        if kind == "expandable" and not oom:
+        room = USABLE * answer["total"]
+        if kind == "expandable" and (oom or prediction[kind]["least"] > NEAR * room):
+            verdicts.append((name, prediction[kind]["least"] <= room, not oom))
+        if not oom:
             guesses = (prediction[kind]["peak"], 2.4 * prediction["parameters"], 8 * prediction["parameters"])
-            for key, guess in zip(errors, guesses, strict=True):
-                errors[key].append(abs(guess / answer["allocated"] - 1))
+            off = [abs(guess / answer["allocated"] - 1) for guess in guesses]
+            errors.setdefault(f"  {name.split()[1]}, {kind}", []).append(off[0])
+            for key, value in zip(list(errors)[:3], off, strict=True):
+                if kind == "expandable":
+                    errors[key].append(value)
     return {"errors": errors, "upper": upper, "verdicts": verdicts}
 
 
 def summary(found: dict[str, Any]) -> None:
     """Prints the table."""
     print("\nagainst max_memory_allocated      cells   median     p95     max")
-    for key, values in found["errors"].items():
+    for key, values in sorted(found["errors"].items(), key=lambda item: item[0].startswith("  ")):
         worst = max(values, default=math.nan)
         print(f"{key:32} {len(values):6} {_share(values, 0.5):8.2%} {_share(values, 0.95):7.2%} {worst:7.2%}")
     for kind, values in found["upper"].items():
         low, high = min(values, default=math.nan), max(values, default=math.nan)
-        print(f"upper bound over reserved, {kind}: {low:+.2%} to {high:+.2%}, median {_share(values, 0.5):+.2%}")
+        print(
+            f"upper bound over reserved, {kind}: {low:+.2%} to {high:+.2%}, median {_share(values, 0.5):+.2%}, "
+            f"95th percentile {_share(values, 0.95):+.2%}, {len(values)} cells"
+        )
     right = sum(said == was for _, said, was in found["verdicts"])
     print(f"verdict near the limit: {right} of {len(found['verdicts'])} right")
     for name, said, was in found["verdicts"]:
         print(f"  {name:44} said {'fits' if said else 'does not fit'}, {'fitted' if was else 'did not'}")
+
+
+def _runnable(chosen: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Without the cells whose library is missing here."""
+    four = [n for n, c in chosen.items() if c["method"] == "qlora" or "8bit" in c.get("optimizer", "")]
+    liger = [n for n, c in chosen.items() if c.get("liger")]
+    for module, wanting in (("bitsandbytes", four), ("liger_kernel", liger)):
+        if importlib.util.find_spec(module) is None:
+            print(f"{module} is missing: {len(wanting)} cells left out", flush=True)
+            chosen = {name: cell for name, cell in chosen.items() if name not in wanting}
+    return chosen
 
 
 def main() -> None:
@@ -317,22 +366,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cells", nargs="*", help="names, or beginnings of names; all without")
     parser.add_argument("--predict", action="store_true")
+    parser.add_argument("--second", action="store_true", help=f"the cells marked second, {SECOND_SECONDS} s at most")
+    parser.add_argument("--compare", type=Path, nargs="+", help="files of earlier runs")
     parser.add_argument("--out", type=Path, help="one JSON line an answer")
     asked = parser.parse_args()
     if asked.predict:
         predict()
         return
     predictions = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
+    if asked.compare:
+        summary(compared(earlier(asked.compare), predictions))
+        return
     chosen = {n: c for n, c in cells().items() if not asked.cells or any(n.startswith(a) for a in asked.cells)}
-    for module, wanted in (("bitsandbytes", lambda c: c["method"] == "qlora" or "8bit" in c.get("optimizer", "")),
-                           ("liger_kernel", lambda c: bool(c.get("liger")))):  # fmt: skip
-        import importlib.util
-
-        if importlib.util.find_spec(module) is None:
-            left = [name for name, cell in chosen.items() if wanted(cell)]
-            print(f"{module} is missing: {len(left)} cells left out", flush=True)
-            chosen = {name: cell for name, cell in chosen.items() if name not in left}
-    results = run_all(chosen, predictions, asked.out)
+    if asked.second:
+        chosen = {name: cell for name, cell in chosen.items() if cell.get("second")}
+    limit = SECOND_SECONDS if asked.second else LIMIT_SECONDS
+    results = run_all(_runnable(chosen), predictions, asked.out, limit)
     if any(results.values()):
         summary(compared(results, predictions))
 

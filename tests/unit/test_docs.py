@@ -21,14 +21,16 @@ from test_decide import ONLINE, RTX, inputs
 
 import autoswift
 from autoswift.api import FinishedRun
-from autoswift.cli.app import app
 from autoswift.catalog.models import catalog
 from autoswift.catalog.policy_file import read_policy
+from autoswift.cli.app import app
 from autoswift.cli.options import hoisted, typed
 from autoswift.decide.facts import LEVERS, suppose
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.planner import make_plan
 from autoswift.domain.plan import Plan
+from autoswift.understand.find import registry
+from autoswift.understand.nearest import examples
 from autoswift.understand.sourced import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,6 +263,9 @@ def test_numbers_of_the_rules_stand_in_the_documents() -> None:
     told += [f"{source['auto']:g}", f"{source['weights']['topic']:.2f}"]
     for name in DECIDES:
         assert [number for number in told if number not in text(name)] == []
+    for name in PAIRS[1]:
+        assert f"{len(examples()):,}" in text(name)
+        assert f"{len(registry())} " in text(name)
     for name in PAIRS[0]:
         assert f"{rules['tokens']['cpu_cap']:,}" in text(name)
         assert f"{len(catalog()):,}" in text(name)
@@ -355,7 +360,8 @@ def test_environment_variables_and_exit_codes_are_read_somewhere() -> None:
     source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "src" / "autoswift").rglob("*.py"))
     named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", text(PAIRS[0][0])))
     assert len(named) >= 10
-    assert {n for n in named if n not in source and not n.startswith("PIP_")} == set()
+    composed = {n for n in named if f"{{prefix}}{n.removeprefix('AUTOSWIFT_TEACHER_')}" in source}
+    assert {n for n in named - composed if n not in source and not n.startswith("PIP_")} == set()
     for name in PAIRS[0]:
         assert re.findall(r"^\| (\d+) \|", text(name), re.MULTILINE) == ["0", "2", "3", "4", "130"]
 

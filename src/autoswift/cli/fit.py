@@ -137,6 +137,7 @@ def estimate(row: Mapping[str, Any]) -> dict[str, Any]:
         InputError: when a value in it cannot be, or the size of the model is not known.
     """
     from autoswift.hardware.levers import levers
+    from autoswift.hardware.memory import on_card
 
     assumed: list[str] = []
     device = _device(row, assumed)
@@ -150,14 +151,16 @@ def estimate(row: Mapping[str, Any]) -> dict[str, Any]:
     assumed += [say("fit.part_assumed", name=name) for name in found.assumed]
     assumed += [say("fit.approximated", name=name) for name in found.approximated if name != "family"]
     saves = levers(shape, method, settings, devices=_positive(full, "n_gpus"))
+    shown = on_card(found, device.memory_bytes) if device is not None and settings.device != "cpu" else found
     return {
         "model": asked.get("model"),
         "method": method,
         "peak_gib": round(found.peak_bytes / GIB, 4),
-        "low": round(found.low / GIB, 4),
-        "high": round(found.high / GIB, 4),
-        "reserved_gib": round(found.reserved_bytes / GIB, 4),
-        "device_gib": round(found.device_bytes / GIB, 4),
+        "low": round(shown.low / GIB, 4),
+        "high": round(shown.high / GIB, 4),
+        "reserved_gib": round(shown.reserved_bytes / GIB, 4),
+        "device_gib": round(shown.device_bytes / GIB, 4),
+        # It fits when it trains: what the allocator only keeps, it gives back where memory runs short.
         "fits": found.least_bytes <= room if room else None,
         "fits_surely": found.high + found.context_bytes <= room if room else None,
         "room_gib": round(room / GIB, 2) if room else None,

@@ -94,6 +94,11 @@ class Fit:
     told_seconds: float = 0.0
 
     @property
+    def device_seconds(self) -> float:
+        """Of training on a row: several devices that each train a trial do more than when they share one."""
+        return self.seconds_per_row * self.devices
+
+    @property
     def needed_bytes(self) -> int:
         """On each device: the upper bound of what the allocator takes, and the context beside it."""
         return self.estimate.high + max(0, self.estimate.device_bytes - self.estimate.reserved_bytes)
@@ -131,7 +136,7 @@ def ways(shape: ModelShape, methods: Sequence[Method], need: Need, room: Room) -
     best = stairs[bisect_right([need for need, _ in stairs], room.bytes) - 1][1]
     rest = sorted(
         (one for one in fitting if one != replace(best, told_seconds=0.0)),
-        key=lambda one: (one.seconds_per_row, one.changes),
+        key=lambda one: (one.device_seconds, one.changes),
     )
     return [best, *rest]
 
@@ -148,23 +153,24 @@ def _stairs(shape: ModelShape, methods: tuple[Method, ...], need: Need, room: Ro
     for one in sorted(_all(shape, methods, need, room), key=lambda fit: fit.needed_bytes):
         fitting.append(one)
         best = _preferred(fitting)
-        if not steps or best.seconds_per_row <= steps[-1][1].seconds_per_row * QUANTIZED:
+        if not steps or best.device_seconds <= steps[-1][1].device_seconds * QUANTIZED:
             steps.append((one.needed_bytes, best))
     told = 0.0
     for place in range(len(steps) - 1, -1, -1):
-        told = max(told, steps[place][1].seconds_per_row)
-        steps[place] = (steps[place][0], replace(steps[place][1], told_seconds=told))
+        chosen = steps[place][1]
+        told = max(told, chosen.device_seconds)
+        steps[place] = (steps[place][0], replace(chosen, told_seconds=told / chosen.devices))
     return tuple(steps)
 
 
 def _preferred(fitting: Sequence[Fit]) -> Fit:
     least = min(_handicapped(one) for one in fitting)
     near = [one for one in fitting if _handicapped(one) <= least * TIE]
-    return min(near, key=lambda one: (one.changes, one.seconds_per_row, one.needed_bytes))
+    return min(near, key=lambda one: (one.changes, one.device_seconds, one.needed_bytes))
 
 
 def _handicapped(one: Fit) -> float:
-    return one.seconds_per_row * (QUANTIZED if one.method == "qlora" else 1.0)
+    return one.device_seconds * (QUANTIZED if one.method == "qlora" else 1.0)
 
 
 def smallest(shape: ModelShape, methods: Sequence[Method], need: Need, room: Room) -> Fit:

@@ -190,7 +190,7 @@ def _method_why(best: Fit, found: Sequence[Fit], room: str, book: Book) -> str:
     need = f"{best.needed_bytes / 2**30:.1f}"
     plain = next((one for one in found if one.method == "lora"), None)
     if best.method == "qlora" and plain is not None:
-        times = f"{plain.seconds_per_row / best.seconds_per_row:.2f}"
+        times = f"{plain.device_seconds / best.device_seconds:.2f}"
         return book.say("method.qlora_faster", need=need, room=room, times=times)
     return book.say(f"method.{best.method}", need=need, room=room)
 
@@ -212,9 +212,9 @@ def _why_not(
     if other is None:
         least = smallest(shape, (method,), need, room)
         return book.say("method.too_large", need=f"{least.needed_bytes / 2**30:.1f}", room=f"{room.bytes / 2**30:.1f}")
-    if best.seconds_per_row <= 0:
+    if best.device_seconds <= 0:
         return book.say(f"method.not_{method}")
-    times = other.seconds_per_row / best.seconds_per_row
+    times = other.device_seconds / best.device_seconds
     return book.say("method.slower" if times >= 1 else "method.not_worth", times=f"{times:.2f}")
 
 
@@ -353,7 +353,7 @@ def environment_of(way: Way, inputs: Inputs) -> dict[str, str]:
     if way.fit.devices == 1:
         return way.profile.environment()
     many = device_profile(inputs.hardware, use=way.fit.devices, packages=inputs.hardware.packages)
-    return many.environment() | {"NPROC_PER_NODE": str(way.fit.devices)}
+    return many.environment()
 
 
 def _checkpointing_why(way: Way) -> str:

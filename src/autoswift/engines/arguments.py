@@ -85,11 +85,19 @@ def sft_arguments(context: EngineContext, model: ModelChoice, settings: Mapping[
     return [part for key, value in pairs.items() if value != "" for part in (f"--{key}", str(value))]
 
 
-def sft_argv(context: EngineContext, arguments: list[str]) -> list[str]:
-    """The command that a trial runs: swift's own entry, with our callback."""
+def sft_argv(context: EngineContext, arguments: list[str], devices: int = 1) -> list[str]:
+    """The command that a trial runs: swift's own entry, with our callback.
+
+    Args:
+        context: of the session.
+        arguments: from `sft_arguments`.
+        devices: processes that share the training, started by torchrun.
+    """
     # swift.cli.sft itself, not the `swift` wrapper: the wrapper's child outlives a signal to it.
+    shared = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(devices)] if devices > 1 else []
     return [
         str(context.python),
+        *shared,
         "-m",
         "swift.cli.sft",
         *arguments,

@@ -130,7 +130,7 @@ class _Process:
         arguments = sft_arguments(context, plan.model, settings, folder / "output")
         if checkpoint is not None:
             arguments += ["--resume_from_checkpoint", str(checkpoint)]
-        argv = sft_argv(context, arguments)
+        argv = sft_argv(context, arguments, plan.training.devices)
         spec = {
             "channel": self.channel,
             "stop_file": self.stop_file,

@@ -2,8 +2,9 @@
 
 The peak is the largest of the moments of a step, each a sum of what is alive then: the weights, the adapters, the
 optimizer's states, and what the trace of such a step had alive beside them (`activations`); or it is the optimizer's
-update. The moments come from traces of live storages, so the sum is a trace's to a thousandth; a trace itself came out
-0.04 to 0.13 GiB under what an H100 measured, which is the libraries' workspace.
+update. The moments come from traces of live storages, so the sum is a trace's to a thousandth. On an H100 it was 0.01 %
+off max_memory_allocated (median of 53 cells; 95th percentile 0.09 %), with expandable segments, and up to 1.5 % without
+them, where blocks end in an unsplit rest.
 """
 
 from __future__ import annotations
@@ -195,6 +196,25 @@ def usable_bytes(name: str, kind: str, memory_bytes: int) -> int:
     words = set(name.lower().replace("-", " ").replace("_", " ").split())
     checked = any(card in words for card in facts["error_correcting"])
     return int(memory_bytes * float(facts["corrected" if checked else "sold"]))
+
+
+def on_card(estimate: MemoryEstimate, memory_bytes: int) -> MemoryEstimate:
+    """The estimate with its bounds as a card of that size shows them.
+
+    A card never shows more reserved than it has: where memory runs short, the allocator first gives back what it only
+    keeps. An estimate whose live tensors alone are larger stays as it is.
+
+    Args:
+        estimate: of one device. memory_bytes: as sold, or as a probe reads it.
+    """
+    most = memory_bytes - estimate.context_bytes
+    if estimate.peak_bytes > most or estimate.high <= most:
+        return estimate
+    reserved = min(estimate.reserved_bytes, most)
+    return replace(
+        estimate, reserved_bytes=reserved, high=most, device_bytes=reserved + estimate.context_bytes,
+        low=min(estimate.low, reserved),
+    )  # fmt: skip
 
 
 def _trained_width(method: Method, settings: MemorySettings) -> int:
