@@ -118,7 +118,8 @@ def scatter(found: list[Cell]) -> list[str]:
     middle = LEFT + SIDE / 2
     out += [
         f'<text class="s" x="{middle}" y="{base + 38}" text-anchor="middle">measured, GiB</text>',
-        f'<text class="s" transform="translate(18 {TOP + SIDE / 2}) rotate(-90)" text-anchor="middle">predicted, GiB</text>',
+        f'<text class="s" transform="translate(18 {TOP + SIDE / 2}) rotate(-90)" text-anchor="middle">'
+        "predicted, GiB</text>",
         f'<circle class="lora" cx="{LEFT + 16}" cy="{TOP + 18}" r="4"/>',
         f'<text class="h" x="{LEFT + 28}" y="{TOP + 22}">autoswift fit</text>',
         f'<circle class="times" cx="{LEFT + 16}" cy="{TOP + 38}" r="3.2"/>',

@@ -124,7 +124,8 @@ Poly = Counter[str]
 def monomials(nbytes: int, cache: dict[int, Poly]) -> Poly:
     """Bytes of a buffer as a polynomial in the sizes."""
     if nbytes not in cache:
-        name, rest, left = "", Fraction(nbytes), nbytes
+        name, left = "", nbytes
+        rest = Fraction(nbytes)
         for symbol in ("h", *(s for s in SIZES if s != "h")):  # hidden first: it has the heads' factors in it
             while left % PRIME[symbol] == 0:
                 left = left // PRIME[symbol]

@@ -312,6 +312,8 @@ class AutoSwift:
         full: lifts the cap on trained tokens on a CPU.
         language: zh or en; by default that of the sentence.
         options: settings fixed explicitly, by decision name.
+        facts: what the user says of the task themselves: goal, domain, modality, deploy.
+        test, validation: the user's own sets. redact: personal data is masked.
     """
 
     def __init__(  # noqa: PLR0913 - the options of a run
@@ -326,11 +328,21 @@ class AutoSwift:
         full: bool = False,
         language: str | None = None,
         options: dict[str, Any] | None = None,
+        facts: dict[str, str] | None = None,
+        test: str | Path | None = None,
+        validation: str | Path | None = None,
+        redact: bool = False,
     ) -> None:
         self._budget = Budget(trials=trials, hours=hours, device_seconds=device_seconds)
         self._model = str(model) if model is not None else None
         self._target, self._seed, self._full = target, seed, full
         self._language, self._options = language, dict(options or {})
+        self._data = {
+            "facts": dict(facts or {}),
+            "test": str(test) if test is not None else None,
+            "validation": str(validation) if validation is not None else None,
+            "redact": redact,
+        }
 
     def task(self, sentence: str, data: str | Path | None = None, columns: dict[str, str] | None = None) -> Task:
         """The task that a sentence and a file make."""
@@ -346,6 +358,7 @@ class AutoSwift:
             full=self._full,
             language="zh" if (self._language or ("zh" if chinese else "en")) == "zh" else "en",
             options=self._options,
+            **self._data,  # type: ignore[arg-type]
         )
 
     def fit(

@@ -115,7 +115,7 @@ def test_a_cell_that_needs_the_card_waits_until_the_others_are_gone_and_the_card
     names = {"small a": 10, "small b": 20, "large": 60}
     said = {name: {kind: {"high": size * GPU.GIB} for kind in ("plain", "expandable")} for name, size in names.items()}
     card = Card()
-    plan = GPU.Schedule(dict.fromkeys(names, {}), said, card)
+    plan = GPU.Schedule({name: {} for name in names}, said, card)
     assert plan.start() == []
     card.free = True
     beside = plan.start()

@@ -59,15 +59,23 @@ def problems_view(problems: Sequence[dict[str, Any]], name: str) -> RenderableTy
 def models_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The catalogue."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for key in ("model", "size", "languages", "domains", "context", "licence"):
+    fits = any("fit" in row for row in rows)
+    for key in ("model", "size", *(("fits",) if fits else ()), "languages", "domains", "context", "licence"):
         table.add_column(
             say(f"models.{key}"), justify="right" if key in ("size", "context") else "left", overflow="fold"
         )
     for row in rows:
         size = f"{row['parameters'] / 1e9:.2g}B"
         domains, languages = ", ".join(row["domains"]), ", ".join(row["languages"])
-        table.add_row(foreign(row["id"]), size, languages, domains or "–", str(row["context"]), foreign(row["licence"]))
+        cells = [size, *((_fit_word(row),) if fits else ()), languages, domains or "–", str(row["context"])]
+        table.add_row(foreign(row["id"]), *cells, foreign(row["licence"]))
     return table
+
+
+def _fit_word(row: dict[str, Any]) -> str:
+    """How a model trains on the card that was asked about."""
+    found = row.get("fit") or {}
+    return str(found.get("method") or say("fit.yes")) if found.get("fits") else say("fit.no")
 
 
 def knowledge_table(entries: Sequence[Any]) -> Table:

@@ -102,13 +102,28 @@ def _list(asked: Any, *, every: bool, as_json: bool) -> None:
         console().print(say("models.more", count=len(rows) - SHOWN), soft_wrap=True)
 
 
+def _place(name: str) -> str:
+    """A folder or a hub's id as it is; a name of the catalogue as its hub's id.
+
+    Raises:
+        ModelError: when it is none of them.
+    """
+    from autoswift.catalog.models import find
+    from autoswift.catalog.remote import is_reference
+
+    if is_reference(name) or Path(name).expanduser().is_dir():
+        return name
+    facts = find(name)
+    return facts.hf or f"ms://{facts.ms}"
+
+
 def _update_lock(reference: str, *, as_json: bool) -> None:
     """Pins a model as it is now."""
     from autoswift.catalog.remote import update_lock
     from autoswift.cli.output import console, print_json
     from autoswift.run.files import plain
 
-    done = update_lock(reference, language=current.language)
+    done = update_lock(_place(reference), language=current.language)
     if as_json:
         print_json(plain(done))
         return
@@ -127,7 +142,7 @@ def _allow(reference: str, sha256: str, reason: str, *, as_json: bool) -> None:
     from autoswift.cli.output import console, print_json
     from autoswift.run.files import plain
 
-    found = candidate(reference, language=current.language)
+    found = candidate(_place(reference), language=current.language)
     actual = found.verdict.subject.fingerprint
     if sha256.lower() != actual:
         raise InputError(
@@ -149,7 +164,7 @@ def _verify(reference: str, *, full: bool, as_json: bool) -> None:
     from autoswift.run.files import plain
 
     folder = Path(reference).expanduser()
-    source, location = ("folder", str(folder.resolve())) if folder.is_dir() else resolve(reference)
+    source, location = ("folder", str(folder.resolve())) if folder.is_dir() else resolve(_place(reference))
     checks = verify(source, location, full=full)
     good = bool(checks) and all(one.state == "ok" for one in checks)
     if as_json:

@@ -7,7 +7,8 @@ from autoswift.decide.inputs import Inputs
 from autoswift.decide.model import choose_model
 from autoswift.decide.outputs import METRIC_BY_GOAL, evaluation_settings, serving_settings
 from autoswift.decide.schedule import lengths, schedule
-from autoswift.decide.training import max_length, need_of, settle_fit, training_settings
+from autoswift.decide.training import max_length, training_settings
+from autoswift.decide.way import need_of, settle_fit
 from autoswift.domain.plan import Estimate, ModelChoice, Plan, SearchSettings
 from autoswift.errors import InputError
 from autoswift.tables import explain, table

@@ -283,7 +283,7 @@ def _say_cap(capped: bool, total: int, affordable: int, book: Book) -> int:
             "token_budget",
             two_digits(total),
             book.say(key, cap=table("rules")["tokens"]["cpu_cap"]),
-            alternatives=[(affordable, book.say("token_budget.more"))] if total < affordable else (),
+            alternatives=[(affordable, book.say("token_budget.more"))] if capped and total < affordable else (),
             levers=("task.budget.hours", "task.full", "data.splits.train"),
             source="formula",
         )

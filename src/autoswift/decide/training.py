@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from autoswift.decide.book import Book
-from autoswift.decide.fit import Fit, Need, Room, smallest, ways
 from autoswift.decide.inputs import Inputs
-from autoswift.decide.kept import Kept
-from autoswift.decide.nofit import does_not_fit
-from autoswift.decide.schedule import Lengths, Schedule, batch_for
+from autoswift.decide.schedule import Lengths, Schedule
+from autoswift.decide.way import Way
 from autoswift.domain.plan import Method, ModelChoice, TrainingSettings
 from autoswift.errors import InputError
-from autoswift.hardware.profile import DeviceProfile, device_profile
-from autoswift.hardware.shape import ModelShape, shape_of
+from autoswift.hardware.profile import device_profile
+from autoswift.hardware.shape import shape_of
 from autoswift.tables import explain, table
 
 SETTLED = {"attn_impl", "torch_dtype", "optim", "use_liger_kernel"}
 """Of the device profile's flags, those that the plan's own settings say."""
-METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 
 
 def max_length(model: ModelChoice, length: Lengths, book: Book) -> int:
@@ -46,192 +41,6 @@ def max_length(model: ModelChoice, length: Lengths, book: Book) -> int:
             levers=("tokens.rows.max", "data.characters.max"),
             source="measurement" if length.measured else "formula",
         )
-    )
-
-
-def precision_of(profile: DeviceProfile, book: Book) -> str:
-    """The number format that the products are computed in."""
-    return str(
-        book.add(
-            "precision",
-            profile.precision,
-            _reason(profile, "precision", book),
-            evidence=[book.fact("device", profile.name, profile.name)],
-            levers=("hardware.devices.0.bf16", "hardware.devices.0.kind"),
-        )
-    )
-
-
-def attention_of(profile: DeviceProfile, book: Book) -> str:
-    """The implementation of attention; a CPU has only one worth naming."""
-    if profile.kind == "cpu":
-        return profile.attention
-    return str(book.add("attention", profile.attention, _reason(profile, "attention", book), evidence=[profile.name]))
-
-
-def _reason(profile: DeviceProfile, setting: str, book: Book) -> str:
-    why = profile.reason(setting)
-    return why.sentence(book.language) if why else ""
-
-
-def room_of(inputs: Inputs, profile: DeviceProfile, book: Book) -> Room:
-    """What of the machine a training may use."""
-    device = inputs.hardware.device
-    precision, attention = precision_of(profile, book), attention_of(profile, book)
-    share = float(table("rules")["memory"]["share_cpu" if inputs.on_cpu else "share"])
-    alike = [d for d in inputs.hardware.devices if (d.kind, d.name) == (device.kind, device.name)]
-    many = len(alike) if device.kind == "cuda" else 1
-    free = min(d.free_bytes for d in alike[:many])
-    return Room(
-        device=device,
-        bytes=int(free * share),
-        devices=many,
-        link=_link(inputs, many),
-        liger=profile.liger,
-        attention=attention,
-        precision=precision,
-        optimizer=profile.optimizer,
-    )
-
-
-def _link(inputs: Inputs, devices: int) -> str:
-    """The slowest way between two of the devices."""
-    order = ("host", "p2p", "nvlink")
-    links = {k: v for k, v in inputs.hardware.links.items() if all(int(n) < devices for n in k.split("-"))}
-    return min(links.values(), key=order.index) if links else "host"
-
-
-def need_of(inputs: Inputs, length: Lengths, longest: int) -> Need:
-    """What is to be trained, before the schedule settles the batch: the largest batch and rank that may come."""
-    rules = table("rules")
-    micro = inputs.task.options.get("per_device_train_batch_size")
-    batch = batch_for(float("inf"), length.row.mean)
-    largest = int(rules["batch"]["micro_largest_cpu" if inputs.on_cpu else "micro_largest"])
-    return Need(
-        length=longest,
-        rows=length.row,
-        batch=batch,
-        rank=max(rules["lora"]["ranks"]),
-        largest_micro=min(batch, largest),
-        micro=micro if isinstance(micro, int) and micro > 0 else 0,
-        gradient_checkpointing=_yes_or_no(inputs, "gradient_checkpointing"),
-        liger=_yes_or_no(inputs, "use_liger_kernel"),
-        sharding=str(inputs.task.options["sharding"]) if "sharding" in inputs.task.options else None,
-    )
-
-
-def _yes_or_no(inputs: Inputs, name: str) -> bool | None:
-    """The user's own setting, None where there is none; a word that is neither is refused by the book."""
-    said = inputs.task.options.get(name)
-    return None if said is None else str(said).lower() in ("true", "yes", "1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """How it is trained: the best of those that fit, and what it was chosen from.
-
-    Attributes:
-        fit: the best. room: of the machine. need: what is trained. others: that fit too. profile: of the device.
-    """
-
-    fit: Fit
-    room: Room
-    need: Need
-    others: tuple[Fit, ...]
-    profile: DeviceProfile
-
-
-_profile = Kept(lambda hardware: device_profile(hardware, packages=hardware.packages))
-
-
-def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Way:
-    """The fastest way to train that fits.
-
-    Raises:
-        InputError: when nothing fits, or the user asked for a method that does not exist here.
-    """
-    device = inputs.hardware.device
-    profile = _profile(inputs.hardware)
-    room = room_of(inputs, profile, book)
-    quantized = device.kind == "cuda" and "bnb-nf4" in profile.quantization
-    fixed = inputs.task.options
-    wanted = str(fixed.get("method", ""))
-    if wanted and (wanted not in METHODS or (wanted == "qlora" and not quantized)):
-        raise InputError(*explain("decide.method", method=wanted))
-    offered: tuple[Method, ...] = ("lora", "qlora") if quantized else ("lora",)
-    methods = (wanted,) if wanted in METHODS else offered
-    shape = shape_of(model)
-    found = ways(shape, methods, need, room)
-    gib = f"{room.bytes / 2**30:.1f}"
-    if not found:
-        least = smallest(shape, methods, need, room)
-        raise does_not_fit(model.id, shape, least.needed_bytes, room.bytes, inputs, need.length)
-    best = found[0]
-    refused = [
-        (method, _why_not(method, best, found, shape, need, room, book)) for method in METHODS if method != best.method
-    ]
-    book.add(
-        "method",
-        str(best.method),
-        _method_why(best, found, gib, book),
-        evidence=[
-            book.fact("peak_gib", round(best.estimate.peak_bytes / 2**30, 2), _peak_in_words(best, book)),
-            book.fact("room_gib", round(room.bytes / 2**30, 2), book.say("method.room", room=gib)),
-        ],
-        alternatives=() if wanted else refused,
-        levers=("hardware.devices.0.free_bytes",),
-        source="formula",
-    )
-    _say_sharing(best, found, room, book)
-    return Way(fit=best, room=room, need=need, others=tuple(found[1:]), profile=profile)
-
-
-def _method_why(best: Fit, found: Sequence[Fit], room: str, book: Book) -> str:
-    need = f"{best.needed_bytes / 2**30:.1f}"
-    plain = next((one for one in found if one.method == "lora"), None)
-    if best.method == "qlora" and plain is not None:
-        times = f"{plain.device_seconds / best.device_seconds:.2f}"
-        return book.say("method.qlora_faster", need=need, room=room, times=times)
-    return book.say(f"method.{best.method}", need=need, room=room)
-
-
-def _peak_in_words(one: Fit, book: Book) -> str:
-    low, high = (f"{b / 2**30:.1f}" for b in (one.estimate.low, one.estimate.high))
-    return book.say("method.peak", peak=f"{one.estimate.peak_bytes / 2**30:.1f}", low=low, high=high)
-
-
-def _why_not(
-    method: Method, best: Fit, found: Sequence[Fit], shape: ModelShape, need: Need, room: Room, book: Book
-) -> str:
-    """Why a method was not taken: it does not run here, does not fit, is slower, or brings nothing."""
-    if method == "full":
-        return book.say("method.not_full")
-    if method == "qlora" and room.device.kind != "cuda":
-        return book.say("method.no_qlora")
-    other = next((one for one in found if one.method == method), None)
-    if other is None:
-        least = smallest(shape, (method,), need, room)
-        return book.say("method.too_large", need=f"{least.needed_bytes / 2**30:.1f}", room=f"{room.bytes / 2**30:.1f}")
-    if best.device_seconds <= 0:
-        return book.say(f"method.not_{method}")
-    times = other.device_seconds / best.device_seconds
-    return book.say("method.slower" if times >= 1 else "method.not_worth", times=f"{times:.2f}")
-
-
-def _say_sharing(best: Fit, found: Sequence[Fit], room: Room, book: Book) -> None:
-    """With several devices: whether one training takes them all."""
-    if room.devices < 2:
-        return
-    alone = [one for one in found if one.devices == 1]
-    book.add(
-        "sharding",
-        str(best.sharding),
-        book.say("sharding.alone" if best.devices == 1 else "sharding.together", devices=room.devices),
-        alternatives=[("fsdp", book.say("sharding.not_fsdp"))]
-        if best.devices == 1
-        else [("none", book.say("sharding.not_none" if not alone else "sharding.none_slower"))],
-        levers=("hardware.devices.0.free_bytes",),
-        source="formula",
     )
 
 

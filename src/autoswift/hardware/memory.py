@@ -272,6 +272,12 @@ def _slack(settings: MemorySettings) -> dict[str, Any]:
     return found
 
 
+def _kind(settings: MemorySettings) -> str:
+    """Of step, as the table names it."""
+    fused = settings.liger or settings.fused_loss
+    return ("liger_" if fused else "") + ("checkpointed" if settings.gradient_checkpointing else "kept")
+
+
 def _holes(
     shape: ModelShape, method: Method, settings: MemorySettings, moment: Moment, sizes: tuple[float, float]
 ) -> float:
@@ -288,10 +294,9 @@ def _holes(
     """
     facts, (gradients, layer) = _slack(settings), sizes
     fused = settings.liger or settings.fused_loss
-    kind = ("liger_" if fused else "") + ("checkpointed" if settings.gradient_checkpointing else "kept")
     holes = float(facts["gib"]) * GIB + float(facts["layer_mib"]) * 2**20 * shape.layers
     logits = settings.width * settings.tokens * shape.vocabulary if moment.logits > 0 and not fused else 0
-    holes += max(float(a) * logits + float(b) * layer for a, b in facts[method][kind])
+    holes += max(float(a) * logits + float(b) * layer for a, b in facts[method][_kind(settings)])
     if method == "qlora" and not logits:
         holes += float(facts["unpacked"]) * 2 * shape.hidden * shape.active_intermediate
     return holes + float(facts["trained" if method == "full" else "adapter"]) * gradients
@@ -344,7 +349,7 @@ def _estimate(
         context = int(float(table("memory")["context_gib"]) * GIB + paged)
         if settings.devices > 1:
             context += int(float(table("memory")["communication_gib"]) * GIB)
-        least = int(peak + float(facts["short"]) * layer) + context
+        least = int(peak + float(facts["short"][_kind(settings)]) * layer) + context
     return MemoryEstimate(
         parts=parts,
         peak_bytes=peak,
