@@ -53,7 +53,7 @@ SURELY = 70 * GIB
 """A cell that needs less fits an empty 80 GB card; out of memory there says that the card was not empty."""
 TOGETHER = 6
 LIMIT_SECONDS = 480
-SECOND_SECONDS = 200
+SECOND_SECONDS = 180
 """Limit of a run with --second."""
 EXPANDABLE = "expandable_segments:True"
 
@@ -195,9 +195,9 @@ class Schedule:
         self.card = card
         self.need = {n: max(predictions[n][k]["high"] for k in ("plain", "expandable")) + CONTEXT for n in chosen}
         order = list(chosen)
-        # Near the limit one setting is enough: the engine trains with expandable segments.
+        # Near the limit one setting is enough: the engine trains with expandable segments. Those cells come first.
         self.waiting = [(n, k) for n in chosen for k in ("expandable", "plain") if k[0] == "e" or self.need[n] <= ALONE]
-        self.waiting.sort(key=lambda job: (self.need[job[0]] > ALONE, order.index(job[0])))
+        self.waiting.sort(key=lambda job: (self.need[job[0]] <= ALONE, order.index(job[0])))
         self.running: dict[tuple[str, str], float] = {}
 
     def start(self) -> list[tuple[str, str]]:

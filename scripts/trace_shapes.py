@@ -133,7 +133,7 @@ def monomials(nbytes: int, cache: dict[int, Poly]) -> Poly:
                     left = left // SIZES[inner] if left % SIZES[inner] == 0 else left
                 name += symbol
                 rest /= SIZES[symbol]
-        found: Poly = Counter()
+        found: Any = Counter()  # of fractions
         if rest.numerator % WITH_TWO == 0 and "k" in name:
             found["".join(sorted(name + "g"))] = rest / WITH_TWO
             found["".join(sorted(name))] = 2 * rest / WITH_TWO
