@@ -273,8 +273,10 @@ def _weighed(
             link=room.link,
         ),
     )
-    # Between its products a CPU also runs Python, once a layer and pass; backward counts twice.
-    between = 3 * GENERATION_LAUNCH["cpu"] * shape.layers * accumulation if on_cpu and step.seconds > 0 else 0.0
+    # Between its products a CPU also runs Python, once a layer and pass; backward counts twice. Its rate was measured
+    # with passes of the largest micro-batch, so only passes beyond those come on top.
+    passes = max(0.0, accumulation - rows * accumulation / need.largest_micro)
+    between = 3 * GENERATION_LAUNCH["cpu"] * shape.layers * passes if on_cpu and step.seconds > 0 else 0.0
     return Fit(
         method=method,
         micro_batch=micro,

@@ -172,12 +172,13 @@ def schedule(
     epochs = _epochs(inputs, rows, book)
     full = int(rows * row * epochs)
     smallest = int(rules["batch"]["smallest"]) * int(rules["schedule"]["min_trial_updates"]) * row
+    least = smallest * int(rules["schedule"]["least_updates"]) / int(rules["schedule"]["min_trial_updates"])
     device_time = _search_time(inputs, costs)
     if device_time < costs.trial + smallest / rate:
         costs = _without_load_test(costs)
         device_time = _search_time(inputs, costs)
-    if device_time < costs.trial + smallest / rate:
-        raise _too_short(inputs, costs, smallest / rate)
+    if device_time < costs.trial + least / rate:
+        raise _too_short(inputs, costs, least / rate)
     capped = inputs.on_cpu and not inputs.task.full and "final_tokens" not in inputs.task.options
     cap = float(rules["tokens"]["cpu_cap"]) if capped else float("inf")
     trials, tokens = _trials(inputs, (costs.trial, smallest), rate, device_time, cap)
@@ -234,16 +235,18 @@ def _trials(inputs: Inputs, least: tuple[float, float], rate: float, time: float
         time: seconds for search and final training. cap: tokens at most.
     """
     overhead, smallest = least
-    safety = float(table("rules")["schedule"]["token_safety"])
+    rules = table("rules")["schedule"]
+    safety = float(rules["token_safety"])
     trials = int(inputs.task.options.get("trials", inputs.task.budget.trials))
     while trials > 1:
         # One process more than trials: the final training.
         tokens = (time - (trials + 1) * overhead) * rate * safety
-        share = 1 - float(table("rules")["schedule"]["final_share"])
+        share = 1 - float(rules["final_share"])
         if min(tokens, cap) * share / trials >= smallest:
             return trials, int(tokens)
         trials -= 1
-    return 1, int(max((time - overhead) * rate * safety, smallest))
+    least = smallest * float(rules["least_updates"]) / float(rules["min_trial_updates"])
+    return 1, int(max((time - overhead) * rate * safety, least))
 
 
 def _epochs(inputs: Inputs, rows: int, book: Book) -> float:
