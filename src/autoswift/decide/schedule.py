@@ -245,8 +245,8 @@ def _trials(inputs: Inputs, least: tuple[float, float], rate: float, time: float
         if min(tokens, cap) * share / trials >= smallest:
             return trials, int(tokens)
         trials -= 1
-    least = smallest * float(rules["least_updates"]) / float(rules["min_trial_updates"])
-    return 1, int(max((time - overhead) * rate * safety, least))
+    single = smallest * float(rules["least_updates"]) / float(rules["min_trial_updates"])
+    return 1, int(max((time - overhead) * rate * safety, single))
 
 
 def _epochs(inputs: Inputs, rows: int, book: Book) -> float:
