@@ -84,6 +84,23 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartPoint:
+    """A configuration worth trying before any sampler is asked.
+
+    Attributes:
+        parameters: the searched settings; what is missing is the plan's own.
+        origin: `prior` (the plan's rules) or `knowledge` (earlier runs on similar tasks).
+        weight: 0 to 1, how far it is trusted: similarity of the task times what it was worth there.
+        because: in words, for the trial's record.
+    """
+
+    parameters: dict[str, Any]
+    origin: str
+    weight: float = 1.0
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
     """What the search may try and how long a trial is.
 
@@ -94,6 +111,8 @@ class SearchSettings:
         answer_seconds: what answering the validation rows takes after a trial's training, by formula.
         promote: trials are trained in full, so the best one is the result and no final training follows.
         reserve_seconds: kept free at the end of the wall-clock for merge, evaluation, serving.
+        start_seconds: until a fresh process's first step, by formula; 0 where it was not estimated.
+        start_points: tried first, in this order.
     """
 
     trials: int
@@ -108,6 +127,8 @@ class SearchSettings:
     metric: str
     maximise: bool = True
     executor: str = "local"
+    start_seconds: float = 0.0
+    start_points: tuple[StartPoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
