@@ -7,6 +7,7 @@ from autoswift.decide.inputs import Inputs
 from autoswift.decide.model import choose_model
 from autoswift.decide.outputs import METRIC_BY_GOAL, evaluation_settings, serving_settings
 from autoswift.decide.schedule import lengths, schedule
+from autoswift.decide.spending import cost_of, with_price
 from autoswift.decide.training import max_length, training_settings
 from autoswift.decide.way import need_of, settle_fit
 from autoswift.domain.plan import Estimate, ModelChoice, Plan, SearchSettings
@@ -26,6 +27,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         InputError: when the request cannot be carried out, with what is missing.
     """
     _check_supported(inputs)
+    inputs = with_price(inputs)
     book = Book(inputs.task.options, inputs.task.language, inputs.decided)
     book.add(
         "goal",
@@ -38,13 +40,14 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
     chosen = choose_model(inputs, book)
     model = model or chosen
     length = lengths(inputs, model)
-    evaluation = evaluation_settings(inputs, length, book)
     longest = max_length(model, length, book)
     # The rate and the batch depend on each other by the micro-batch only; on one device the rate hardly moves
     # with it, so the batch is bounded from above here and settled by the schedule.
     need = need_of(inputs, length, longest)
     way = settle_fit(inputs, model, need, book)
     fit = way.fit
+    inputs = with_price(inputs, fit.devices)  # what the money buys depends on how many devices are held
+    evaluation = evaluation_settings(inputs, length, book)
     timed = length.row.mean / fit.told_seconds if fit.told_seconds > 0 else 0.0
     rate = inputs.measured.tokens_per_second or timed or float(table("rules")["schedule"]["unknown_rate"])
     times = schedule(inputs, model, evaluation, rate, length, book)
@@ -66,6 +69,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
             tokens_per_row=round(length.row.mean, 2),
             promote=times.promote,
             answer_seconds=round(times.answer_seconds, 1),
+            start_seconds=round(times.start_seconds, 1),
             epochs=times.epochs,
             reserve_seconds=round(times.reserve_seconds, 1),
             metric=evaluation.metric,
@@ -78,6 +82,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
             memory_limit_bytes=inputs.hardware.device.free_bytes,
             tokens_per_second=round(rate, 1),
             stage_seconds={k: round(v, 1) for k, v in sorted(stages.items())},
+            cost=cost_of(inputs, dict(sorted(stages.items())), book),
         ),
         decisions=book.finish(),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from autoswift.decide.book import Book
 from autoswift.decide.inputs import Inputs
+from autoswift.decide.spending import too_little_money
 from autoswift.domain.plan import EvaluationSettings, ModelChoice
 from autoswift.domain.profile import LengthStats
 from autoswift.errors import InputError
@@ -47,14 +48,16 @@ class Schedule:
     batch: int
     reserve_seconds: float
     answer_seconds: float
+    start_seconds: float
     stage_seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Costs:
-    """Seconds: of a trial beside its training, of its validation answers alone, of everything after the search."""
+    """Seconds: of a trial beside its training, of its start, of its answers, of everything after the search."""
 
     trial: float
+    start: float
     answers: float
     reserve: float
     stages: dict[str, float]
@@ -133,7 +136,7 @@ def _costs(
     }
     reserve = sum(v for k, v in stages.items() if k != "fetch")
     answers = generate(evaluation.validation_rows)
-    return _Costs(trial=start + answers, answers=answers, reserve=reserve * SLACK, stages=stages)
+    return _Costs(trial=start + answers, start=start, answers=answers, reserve=reserve * SLACK, stages=stages)
 
 
 def _search_time(inputs: Inputs, costs: _Costs) -> float:
@@ -199,7 +202,7 @@ def schedule(
             book.fact("tokens_per_second", round(rate, 1), book.say("rate", rate=f"{rate:.0f}")),
             book.fact("row_tokens", round(row, 1), book.say("row_tokens", tokens=f"{row:.0f}", rows=rows)),
         ],
-        levers=("task.budget.hours", "task.full", "data.splits.train"),
+        levers=("task.budget.money", "task.budget.hours", "task.full", "data.splits.train"),
         source="formula",
     )
     final_tokens = book.add(
@@ -207,7 +210,7 @@ def schedule(
         int(final_tokens),
         book.say("final_tokens.promote" if promote else "final_tokens.part"),
         evidence=[book.fact("full_tokens", full, book.say("full_tokens", full=full, epochs=f"{epochs:g}"))],
-        levers=("task.budget.hours", "task.full", "data.splits.train"),
+        levers=("task.budget.money", "task.budget.hours", "task.full", "data.splits.train"),
         source="formula",
     )
     promote = trial_tokens >= final_tokens  # the user may have fixed either
@@ -223,6 +226,7 @@ def schedule(
         batch=batch_for(trial_tokens, row),
         reserve_seconds=costs.reserve,
         answer_seconds=costs.answers,
+        start_seconds=costs.start,
         stage_seconds=stages,
     )
 
@@ -273,7 +277,7 @@ def _say_trials(inputs: Inputs, trials: int, costs: _Costs, book: Book) -> int:
         trials,
         because,
         evidence=evidence,
-        levers=("task.budget.trials", "task.budget.hours"),
+        levers=("task.budget.trials", "task.budget.money", "task.budget.hours"),
         source="formula",
     )
     return int(min(chosen, asked))
@@ -287,7 +291,7 @@ def _say_cap(capped: bool, total: int, affordable: int, book: Book) -> int:
             two_digits(total),
             book.say(key, cap=table("rules")["tokens"]["cpu_cap"]),
             alternatives=[(affordable, book.say("token_budget.more"))] if capped and total < affordable else (),
-            levers=("task.budget.hours", "task.full", "data.splits.train"),
+            levers=("task.budget.money", "task.budget.hours", "task.full", "data.splits.train"),
             source="formula",
         )
     )
@@ -295,4 +299,6 @@ def _say_cap(capped: bool, total: int, affordable: int, book: Book) -> int:
 
 def _too_short(inputs: Inputs, costs: _Costs, training: float) -> InputError:
     need = (costs.reserve + costs.stages["fetch"] + costs.trial + training + inputs.seconds_spent) / 3600
-    return InputError(*explain("decide.too_short", hours=inputs.task.budget.hours, need=need, give=need * 1.1 + 0.005))
+    return too_little_money(inputs, need) or InputError(
+        *explain("decide.too_short", hours=inputs.task.budget.hours, need=need, give=need * 1.1 + 0.005)
+    )

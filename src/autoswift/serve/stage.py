@@ -12,6 +12,7 @@ from autoswift.engines.worker import ModelWorker
 from autoswift.errors import PostCheckFailed
 from autoswift.run.context import RunContext
 from autoswift.run.places import train_python
+from autoswift.run.process import TERM_SECONDS
 from autoswift.serve.client import curl_example
 from autoswift.serve.deploy import deploy, status
 from autoswift.serve.loadtest import LoadSettings, load_test
@@ -28,6 +29,10 @@ server gives none where its best token is only a part of a character."""
 LOGPROB_GAP = {"f16": 0.25, "q8_0": 1.0}
 """Largest difference of the best token's log-probability between trainer and server. Measured with SmolLM2: 0.01
 in f16 and about 0.1 in q8_0; five to ten times that tells a broken file from rounding."""
+
+AFTER_LOAD_TEST_SECONDS = TERM_SECONDS + 4.0
+"""What must be left of the wall-clock when the load test is cut off: ending its process (which may ignore SIGTERM),
+then the record and the report, 2 s planned and under 1 s measured, and leaving."""
 
 Row = dict[str, Any]
 
@@ -143,7 +148,7 @@ def loadtest_stage(context: RunContext, plan: Plan) -> StepResult:
         requests=plan.serving.load_requests,
         max_tokens=plan.evaluation.max_new_tokens,
         python=str(train_python()),
-        deadline=context.clock.deadline,
+        deadline=context.clock.deadline - AFTER_LOAD_TEST_SECONDS,
     )
     # No tokenizer: both servers report how many tokens they made, and loading one takes seconds.
     found = load_test(context.folder, deployed["address"], deployed["model_name"], None, prompts, settings)
