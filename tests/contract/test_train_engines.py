@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from autoswift.domain.plan import ModelChoice, Plan
+from autoswift.domain.profile import Device
+from autoswift.domain.trial import Trial
 from autoswift.engines.context import EngineContext
 from autoswift.engines.simulated import SimulatedEngine
 from autoswift.engines.stages import last_answer
 from autoswift.engines.swift import SwiftEngine
 from autoswift.evaluate.metrics import score_answers
-from autoswift.testing.engine_contract import TrainEngineContract
+from autoswift.testing.engine_contract import TrainEngineContract, drain
 from support import EXAMPLE, tiny_model
 from unit.plans import make_plan
 
@@ -56,3 +58,31 @@ class TestSwift(TrainEngineContract):
             score=lambda answers, references: score_answers("chrf", answers, references),
         )
         return SwiftEngine(context)
+
+    @pytest.mark.slow
+    def test_a_continued_trial_is_the_longer_trial(self, engine: SwiftEngine, plan: Plan) -> None:
+        """From a short trial's checkpoint of before its rate fell, the losses are those of the long trial alone."""
+        per_step = plan.search.tokens_per_row * plan.training.effective_batch_size
+        short, long = int(per_step * 5), int(per_step * 10)
+        plan = replace(plan, search=replace(plan.search, trial_tokens=long, rungs=(short, long)))
+        device = Device(kind="cpu", name="cpu")
+        parameters = {"learning_rate": 1e-3}
+        curves: dict[int, dict[int, float | None]] = {}
+        session = engine.open(plan, device)
+        try:
+            session.submit(Trial(number=1, attempt=1, parameters=parameters, tokens=short))
+            first = drain(session, 1)[-1]
+            session.submit(
+                Trial(number=1, attempt=2, parameters=parameters, tokens=long), Path(first.evidence["resume"])
+            )
+            again = drain(session, 1)
+            session.submit(Trial(number=2, attempt=1, parameters=parameters, tokens=long))
+            alone = drain(session, 2)
+        finally:
+            session.close()
+        for number, events in ((1, again), (2, alone)):
+            assert events[-1].kind == "finished"
+            curves[number] = {e.step: e.metrics["loss"] for e in events if e.kind == "progress"}
+        assert min(curves[1]) > min(curves[2]) == 1
+        assert max(curves[1]) == max(curves[2])
+        assert curves[1] == pytest.approx({step: curves[2][step] for step in curves[1]}, abs=1e-5)

@@ -249,7 +249,7 @@ def test_numbers_of_the_rules_stand_in_the_documents() -> None:
     """The numbers that are told are those in force (checked where they are easy to forget)."""
     from autoswift.decide.model import USEFUL_TOKENS
     from autoswift.recover.remedies import MAX_ATTEMPTS
-    from autoswift.search.searcher import DIVERGED
+    from autoswift.search.stopping import DIVERGED
     from autoswift.tables import table
 
     rules = table("rules")

@@ -43,12 +43,12 @@ def proposals(journal: RunJournal) -> dict[int, Any]:
 
 def test_it_finds_the_better_learning_rate_and_never_starts_more_than_asked(tmp_path: Path) -> None:
     outcome, journal, engine = run(tmp_path, make_plan(trials=8), Landscape(best_rate=1e-3))
-    assert len(engine.started) == len(proposals(journal)) == 8
+    assert 4 <= len(engine.started) == len(proposals(journal)) <= 8
     assert outcome.best is not None
     rates = {n: p["learning_rate"] for n, p in proposals(journal).items()}
     best = min(rates, key=lambda n: abs(__import__("math").log(rates[n] / 1e-3)))
     assert outcome.best == best
-    assert outcome.reason == "trials"
+    assert outcome.reason == ("trials" if len(engine.started) == 8 else "gain")
 
 
 @given(seed=st.integers(0, 2**16), trials=st.integers(1, 7))
@@ -59,7 +59,8 @@ def test_same_seed_same_proposals_within_the_space(
     plan = make_plan(trials=trials, seed=seed)
     first, second = (proposals(run(tmp_path_factory.mktemp("r"), plan)[1]) for _ in range(2))
     assert first == second
-    assert sorted(first) == list(range(1, trials + 1))
+    assert sorted(first) == list(range(1, len(first) + 1))
+    assert min(trials, 4) <= len(first) <= trials
     space = plan.search.space["learning_rate"]
     assert all(space["low"] * 0.99 <= p["learning_rate"] <= space["high"] * 1.01 for p in first.values())
 

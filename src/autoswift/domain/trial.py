@@ -19,7 +19,9 @@ class Proposal:
     number: int
     parameters: dict[str, Any]
     origin: str
-    """prior, random, tpe, gp or knowledge."""
+    """prior, knowledge, gp or tpe."""
+    tokens: int | None = None
+    """How far it is to be trained; None is the plan's whole trial. A number that was proposed before is continued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class Trial:
         deadline: unix seconds at which it must stop by itself; None when only the plan limits it.
         evaluate_rows: validation rows that get an answer at its end.
         evaluate_seconds: how long that is expected to take; training stops so long before the deadline.
+        continues: path of the checkpoint that it goes on from, relative to the run folder; its tokens count from zero.
     """
 
     number: int
@@ -45,6 +48,7 @@ class Trial:
     deadline: float | None = None
     evaluate_rows: int = 0
     evaluate_seconds: float = 0.0
+    continues: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,8 @@ class Outcome:
         symptom: of a failed trial.
         device_seconds: what it cost, failed attempts included.
         artifact: path of its checkpoint, relative to the run folder.
+        rung: tokens that it was started for; 0 in records from before there were rungs.
+        resume: path of the checkpoint from which it can be continued to more tokens, relative to the run folder.
     """
 
     status: Status
@@ -74,3 +80,5 @@ class Outcome:
     steps: int = 0
     tokens: int = 0
     artifact: str | None = None
+    rung: int = 0
+    resume: str | None = None

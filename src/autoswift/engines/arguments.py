@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,12 @@ def sft_arguments(context: EngineContext, model: ModelChoice, settings: Mapping[
             "lora_alpha": settings["lora_alpha"],
             "lora_dropout": settings["lora_dropout"],
             "target_modules": settings["target_modules"],
+        }
+    if settings.get("stable_steps"):
+        pairs |= {
+            "lr_scheduler_kwargs": json.dumps({"num_decay_steps": settings["max_steps"] - settings["stable_steps"]}),
+            "save_only_model": "false",  # it may be continued, from where its rate began to fall
+            "save_total_limit": 2,
         }
     pairs |= settings.get("flags") or {}
     if settings.get("use_liger_kernel"):

@@ -110,6 +110,20 @@ class SwiftSession:
             self.current = None
 
 
+def visible_devices(device: Device, count: int = 1) -> dict[str, str]:
+    """The environment that gives a training its own cards and no others.
+
+    Args:
+        device: the first of them. count: how many, by ascending index.
+    """
+    numbers = ",".join(str(device.index + n) for n in range(max(1, count)))
+    if device.kind == "cuda":
+        # By its own name where there is one: numbers depend on the order in which a driver counts.
+        own = device.uuid if count <= 1 and device.uuid else numbers
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": own}
+    return {"ASCEND_RT_VISIBLE_DEVICES": numbers} if device.kind == "npu" else {}
+
+
 class _Process:
     """One attempt: its files, its child, and the reader of its channel."""
 
@@ -120,16 +134,17 @@ class _Process:
         self.ended = False
         self._offset, self._finished, self._final = 0, False, False
         self._last_line, self._durations = time.monotonic(), list[float]()
-        self._checkpoint, self._reason = "", ""
+        self._checkpoint, self._stable, self._reason = "", "", ""
         self._metrics: dict[str, float | None] = {}
         self._started = 0.0
         self._oom_kills = oom_kills()
         if folder.exists():
             shutil.rmtree(folder)
         settings = settings_in_force(plan, trial)
+        self._stable_step = int(settings.get("stable_steps") or 0)
         arguments = sft_arguments(context, plan.model, settings, folder / "output")
         if checkpoint is not None:
-            arguments += ["--resume_from_checkpoint", str(checkpoint)]
+            arguments += ["--resume_from_checkpoint", str(context.folder / checkpoint)]
         argv = sft_argv(context, arguments, plan.training.devices)
         spec = {
             "channel": self.channel,
@@ -140,10 +155,12 @@ class _Process:
             "nll_rows": trial.evaluate_rows,
             "deadline": trial.deadline - trial.evaluate_seconds if trial.deadline else None,
             "hard_deadline": trial.deadline,
+            "stable_step": settings.get("stable_steps"),
         }
         write_atomic(folder / "trial.json", dumps(spec, indent=1))
         write_atomic(folder / "command.json", dumps({"argv": ["swift", "sft", *arguments]}, indent=1))
         env = child_environment(plan.training.threads) | dict(plan.training.environment)
+        env |= visible_devices(session.device, plan.training.devices)
         env["AUTOSWIFT_TRIAL"] = str(folder / "trial.json")
         log = context.folder / "logs" / f"trial-{trial.number}-{trial.attempt}.log"
         self.child = Child(argv, env, context.folder, f"swift sft, trial {trial.number}", log)
@@ -200,6 +217,8 @@ class _Process:
             return self._make("evaluated", step, metrics, line)
         if kind == "saved":
             self._checkpoint = str(line["checkpoint"])
+            if step == self._stable_step:
+                self._stable = self._checkpoint
         if kind == "stopping":
             self._reason = str(line.get("reason", ""))
         if kind == "warning":
@@ -240,10 +259,16 @@ class _Process:
                 time=time.time(),
                 metrics=self._metrics,
                 artifact=artifact,
-                evidence={"reason": self._reason},
+                evidence={"reason": self._reason} | self._resumable(),
             )
         symptom = diagnose(code, self.child.tail(60), oom_kills_before=self._oom_kills)
         return self._failed(symptom.name, symptom.evidence)
+
+    def _resumable(self) -> dict[str, str]:
+        """Where a longer training may go on from: the checkpoint of before the rate fell."""
+        if not self._stable or not Path(self._stable).is_dir():
+            return {}
+        return {"resume": os.path.relpath(self._stable, self.context.folder)}
 
     def _failed(self, symptom: str, words: str) -> Event:
         self.ended = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from autoswift.domain.budget import Budget
@@ -29,11 +29,12 @@ class RunClock:
     Args:
         budget: of the run.
         spent: seconds spent by earlier owners.
+        now: unix seconds; a simulation brings its own.
     """
 
-    def __init__(self, budget: Budget, spent: float = 0.0) -> None:
-        self.budget = budget
-        self._begin = time.time() - spent
+    def __init__(self, budget: Budget, spent: float = 0.0, now: Callable[[], float] = time.time) -> None:
+        self.budget, self.now = budget, now
+        self._begin = now() - spent
         self._paused = 0.0
 
     @property
@@ -44,12 +45,16 @@ class RunClock:
     @property
     def spent(self) -> float:
         """Seconds spent so far."""
-        return time.time() - self._begin - self._paused
+        return self.now() - self._begin - self._paused
 
     @property
     def left(self) -> float:
         """Seconds left, never below 0."""
-        return max(0.0, self.deadline - time.time())
+        return max(0.0, self.deadline - self.now())
+
+    def within(self, budget: Budget) -> None:
+        """Counts down another budget from the same beginning: the plan has settled what the money buys."""
+        self.budget = budget
 
     def exclude(self, seconds: float) -> None:
         """Leaves out time that was not the run's: a question put to the user, an installation."""

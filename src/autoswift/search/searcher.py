@@ -1,31 +1,46 @@
-"""The brain of the search: priors first, then Optuna's sampler; stops what diverges; picks the best."""
+"""The brain of the search: what is known first, then a model of what was seen; prunes, continues, stops.
+
+Where proposals come from, in this order: the plan's start points (its own best guess, what similar tasks did best
+with), a half-decade up, then expected improvement under a Gaussian process (`acquire`), and Optuna's TPE once there are
+more trials than a process is worth fitting to.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from autoswift.domain.plan import Plan
+from autoswift.domain.plan import Plan, StartPoint
 from autoswift.domain.protocols import Verdict
 from autoswift.domain.trial import Outcome, Proposal
 from autoswift.search.history import TrialHistory
-from autoswift.tables import table
+from autoswift.search.modelled import propose, worth
+from autoswift.search.rungs import AGREEMENT, agreement, promotion
+from autoswift.search.start import start_points
+from autoswift.search.stopping import Curves
+from autoswift.search.tpe import sample
 
-DIVERGED = 1.5
-"""A smoothed loss above this multiple of its first value is divergence: at step 0 an adapter is the base model, so
-training that works never stays half again above where it began."""
+MODEL_TRIALS = 100
+"""Up to here a Gaussian process proposes, beyond it TPE: by then both are at the noise of the metric, and a history is
+cut to this many trials so that a proposal takes as long at the ten-thousandth trial as at the hundredth."""
 
-SMOOTHING = 0.7
-"""Weight of the past in the smoothed loss: about three steps of memory, short against the shortest trial (8 steps)."""
+WORTH = 0.1
+"""The search ends when the gain expected of the next trial is under this share of one standard error of the metric (it
+could not be seen), or of this share of what all trials so far gained over the first (it is not worth its cost)."""
+
+BEFORE_WORTH = 4
+"""Trials before the gain is asked for: a process fitted to fewer is sure of things that it cannot know."""
+
+MEMORY_LEAD = 1
+"""Trials that memory may cost before it has proven itself in this run."""
 
 
 class Search:
     """A `Searcher`.
 
     Args:
-        plan: space, number of trials, metric, seed.
+        plan: space, number of trials, metric, seed, start points, rungs.
         history: of an earlier owner, from `history.rebuild`; number 0 is left out.
     """
 
@@ -33,66 +48,134 @@ class Search:
         self.plan = plan
         self.proposals: dict[int, Proposal] = {}
         self.outcomes: dict[int, Outcome] = {}
-        self._smoothed: dict[int, tuple[float, float]] = {}
+        self.curves = Curves()
+        self.why: dict[int, str] = {}
+        self.rungs = tuple(plan.search.rungs) or (plan.search.trial_tokens,)
+        self.at: dict[int, dict[int, Outcome]] = {}
+        self.started: dict[int, int] = {}
+        self._gain: tuple[int, float] | None = None
         for number, trial in sorted((history or {}).items()):
             if number > 0:
-                self.proposals[number] = trial.proposal
-                if trial.done and trial.outcome is not None:
-                    self.outcomes[number] = trial.outcome
+                self._remember(number, trial)
 
     def ask(self, n: int) -> list[Proposal]:
-        """Up to n new proposals; fewer when the plan's number of trials is reached.
+        """Up to n proposals: trials to continue, then new ones; fewer when the plan's number of trials is reached.
 
         Proposal k depends on the seed, on k, and on the outcomes of trials before it, nothing else.
         """
         made: list[Proposal] = []
-        while len(made) < n and len(self.proposals) < self.plan.search.trials:
-            number = len(self.proposals) + 1
-            proposal = self._propose(number)
-            self.proposals[number] = proposal
+        while len(made) < n:
+            proposal = self._continued() or self._new()
+            if proposal is None:
+                break
+            self.proposals[proposal.number] = proposal
+            self.started[proposal.number] = proposal.tokens or self.rungs[-1]
             made.append(proposal)
         return made
 
     def tell(self, trial: int, step: int, metrics: Mapping[str, float | None]) -> Verdict:
-        """Takes a report; says stop when the loss has diverged."""
+        """Takes a report; says stop when the loss has diverged or the trial is hopeless (`why` has the word)."""
         if "loss" not in metrics:
             return "go"
-        loss = metrics["loss"]
-        if loss is None or not math.isfinite(loss):
-            return "stop"
-        first, smooth = self._smoothed.get(trial, (loss, loss))
-        smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
-        self._smoothed[trial] = (first, smooth)
-        return "stop" if step > 3 and smooth > DIVERGED * first else "go"
+        fraction = float(metrics.get("tokens") or 0.0) / max(1, self.started.get(trial, self.rungs[-1]))
+        reason = self.curves.tell(trial, step, metrics["loss"], fraction)
+        if reason:
+            self.why[trial] = reason
+        return "stop" if reason else "go"
 
     def restarted(self, trial: int) -> None:
         """Forgets the curve of a failed attempt."""
-        self._smoothed.pop(trial, None)
+        self.curves.restarted(trial)
+        self.why.pop(trial, None)
 
     def done(self, trial: int, outcome: Outcome) -> None:
-        """Takes the end of a trial."""
+        """Takes the end of a trial, or of one rung of it."""
         self.outcomes[trial] = outcome
+        rung = outcome.rung or self.started.get(trial, self.rungs[-1])
+        self.at.setdefault(trial, {})[rung] = outcome
+        nll = outcome.metrics.get("nll")
+        if outcome.status == "finished" and nll is not None:
+            self.curves.ended(trial, nll)
 
     def finished(self) -> str | None:
-        """`trials` when all that the plan wants have ended, else None."""
-        return "trials" if len(self.outcomes) >= self.plan.search.trials else None
+        """`trials` when all that the plan wants have ended, `gain` when another is not worth its cost, else None."""
+        if len(self.outcomes) < len(self.proposals):
+            return None
+        if self._next_rung() is not None:
+            return None
+        if len(self.proposals) >= self.plan.search.trials:
+            return "trials"
+        return "gain" if self._not_worth() else None
 
     def best(self) -> int | None:
         """The number of the best finished trial: by the metric, ties by the lower negative log-likelihood."""
         return best_of(self.outcomes, self.plan.search.metric)
 
-    def _propose(self, number: int) -> Proposal:
-        space, prior = self.plan.search.space, self._prior()
-        portfolio = [float(f) for f in table("rules")["portfolio"]["learning_rate"]]
-        if not space:
-            return Proposal(number=number, parameters=prior, origin="prior")
-        if number <= len(portfolio) and "learning_rate" in space:
-            rate = prior["learning_rate"] * portfolio[number - 1]
-            rate = min(max(rate, space["learning_rate"]["low"]), space["learning_rate"]["high"])
-            return Proposal(number=number, parameters=prior | {"learning_rate": float(f"{rate:.3g}")}, origin="prior")
-        return Proposal(number=number, parameters=prior | self._sampled(number), origin="tpe")
+    def results(self) -> dict[int, dict[int, float]]:
+        """Trial to tokens to value, higher is better, of everything that ended well or was pruned."""
+        return {
+            number: {rung: value for rung, one in at.items() if (value := self.value(one)) is not None}
+            for number, at in sorted(self.at.items())
+        }
 
-    def _prior(self) -> dict[str, Any]:
+    def _remember(self, number: int, trial: TrialHistory) -> None:
+        self.proposals[number] = trial.proposal
+        self.started[number] = trial.proposal.tokens or self.rungs[-1]
+        for point in trial.curve:
+            self.tell(number, point.step, point.metrics)
+        self.why.pop(number, None)
+        for outcome in trial.ended:
+            self.done(number, outcome)
+        if not trial.done and trial.ended:
+            del self.outcomes[number]  # its next rung is running
+
+    def _next_rung(self) -> tuple[int, int] | None:
+        if len(self.rungs) < 2:
+            return None
+        more = len(self.proposals) < self.plan.search.trials
+        return promotion(self._finished(), self.rungs, self.started, more)
+
+    def _continued(self) -> Proposal | None:
+        found = self._next_rung()
+        if found is None:
+            return None
+        number, tokens = found
+        past = self.proposals[number]
+        self.outcomes.pop(number, None)
+        return Proposal(number=number, parameters=past.parameters, origin=past.origin, tokens=tokens)
+
+    def _new(self) -> Proposal | None:
+        number = len(self.proposals) + 1
+        if number > self.plan.search.trials:
+            return None
+        believed = agreement(self._finished(), self.rungs) >= AGREEMENT
+        tokens = self.rungs[0] if believed else self.rungs[-1]
+        parameters, origin = self._parameters(number)
+        full = len(self.rungs) < 2
+        return Proposal(number=number, parameters=parameters, origin=origin, tokens=None if full else tokens)
+
+    def _finished(self) -> dict[int, dict[int, float]]:
+        return {
+            number: {r: v for r, o in at.items() if o.status == "finished" and (v := self.value(o)) is not None}
+            for number, at in self.at.items()
+        }
+
+    def value(self, outcome: Outcome) -> float | None:
+        """What is modelled: the metric; minus the likelihood's loss where trials are short, which is measured finer."""
+        if outcome.status == "failed":
+            return None
+        value = outcome.metrics.get(self.plan.search.metric) if len(self.rungs) < 2 else None
+        if value is None and (nll := outcome.metrics.get("nll")) is not None and not self._metric_known():
+            value = -nll
+        return None if value is None or not math.isfinite(value) else float(value)
+
+    def _metric_known(self) -> bool:
+        """In a search of full trials values are of the metric; a trial without one cannot be compared."""
+        metric = self.plan.search.metric
+        return len(self.rungs) < 2 and any(o.metrics.get(metric) is not None for o in self.outcomes.values())
+
+    def prior(self) -> dict[str, Any]:
+        """The plan's own values of what may be searched."""
         training = self.plan.training
         return {
             "learning_rate": training.learning_rate,
@@ -100,36 +183,63 @@ class Search:
             "lora_rank": training.lora_rank,
         }
 
+    def _parameters(self, number: int) -> tuple[dict[str, Any], str]:
+        prior = self.prior()
+        if not self.plan.search.space:
+            return prior, "prior"
+        start = self._start(number)
+        if start is not None:
+            return prior | start.parameters, start.origin
+        if len(self.proposals) < MODEL_TRIALS:
+            found = self._modelled(number)
+            if found is not None:
+                return prior | found, "gp"
+        return prior | self._sampled(number), "tpe"
+
+    def _start(self, number: int) -> StartPoint | None:
+        """The start point of trial `number`: memory leads by one trial, and goes on only when it did not lose."""
+        points = start_points(self.plan, self.prior())
+        if number > len(points):
+            return None
+        one = points[number - 1]
+        if one.origin == "knowledge" and self._memory_lost(points[: number - 1]):
+            return None
+        return one
+
+    def _memory_lost(self, before: list[StartPoint]) -> bool:
+        tried = [i + 1 for i, p in enumerate(before) if p.origin == "knowledge"]
+        if len(tried) < MEMORY_LEAD:
+            return False
+        own = [i + 1 for i, p in enumerate(before) if p.origin != "knowledge"]
+        values = {n: v for n in tried + own if (o := self.outcomes.get(n)) and (v := self.value(o)) is not None}
+        best_own = max((values[n] for n in own if n in values), default=-math.inf)
+        return max((values[n] for n in tried if n in values), default=-math.inf) < best_own
+
+    def _modelled(self, number: int) -> dict[str, Any] | None:
+        """The process's proposal, or None while nothing has ended."""
+        found = propose(self, number)
+        if found is None:
+            return None
+        self._gain = (number, found.gain)
+        return found.parameters
+
+    def _not_worth(self) -> bool:
+        """Whether the next trial is expected to gain less than it costs; asked only when none is running."""
+        number = len(self.proposals) + 1
+        if not self.plan.search.space or len(self.outcomes) < BEFORE_WORTH or self._start(number) is not None:
+            return False
+        if number > MODEL_TRIALS:
+            return False
+        if self._gain is None or self._gain[0] != number:
+            found = propose(self, number)
+            if found is None:
+                return False
+            self._gain = (number, found.gain)
+        return self._gain[1] < WORTH * worth(self)
+
     def _sampled(self, number: int) -> dict[str, Any]:
-        """One draw of TPE from the history, in memory and from a seed of its own."""
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(
-            seed=draw_seed(self.plan.seed, number),
-            n_startup_trials=int(table("rules")["portfolio"]["startup_trials"]),
-        )
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        distributions = {name: _distribution(one) for name, one in self.plan.search.space.items()}
-        for past in range(1, number):
-            study.add_trial(self._frozen(past, distributions))
-        trial = study.ask(distributions)
-        return {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in trial.params.items()}
-
-    def _frozen(self, number: int, distributions: Mapping[str, Any]) -> Any:
-        """A past trial for Optuna: failed ones are failed, running ones are running (constant liar)."""
-        import optuna
-
-        parameters = {k: v for k, v in self.proposals[number].parameters.items() if k in distributions}
-        outcome = self.outcomes.get(number)
-        value = outcome.metrics.get(self.plan.search.metric) if outcome else None
-        if outcome is None:
-            state = optuna.trial.TrialState.RUNNING
-        elif outcome.status == "finished" and value is not None:
-            state = optuna.trial.TrialState.COMPLETE
-        else:
-            state, value = optuna.trial.TrialState.FAIL, None
-        return optuna.trial.create_trial(params=parameters, distributions=dict(distributions), value=value, state=state)
+        """One draw of TPE from the newest and the best of the history, in memory and from a seed of its own."""
+        return sample(self, number)
 
 
 def best_of(outcomes: Mapping[int, Outcome], metric: str) -> int | None:
@@ -138,9 +248,12 @@ def best_of(outcomes: Mapping[int, Outcome], metric: str) -> int | None:
     Values within one standard error of the best one are a tie (the one-standard-error rule of Breiman et al. 1984):
     on 16 answers the metric of two equal models differs by that much, while the likelihood of several hundred tokens
     tells them apart. A trial whose answers the deadline cut off has no metric: it ranks behind all that have one, by
-    its likelihood, then by its last training loss, so that a short budget still ends with a model.
+    its likelihood, then by its last training loss, so that a short budget still ends with a model. Trials that were
+    trained longer than others go before them: what a short one reaches is not what it would be worth in full.
     """
     usable = {n: o.metrics for n, o in outcomes.items() if o.status == "finished" and o.artifact is not None}
+    longest = max((outcomes[n].rung for n in usable), default=0)
+    usable = {n: m for n, m in usable.items() if outcomes[n].rung == longest}
     measured = {n: float(v) for n, m in usable.items() if (v := m.get(metric)) is not None}
     if measured:
         top = max(measured, key=lambda n: measured[n])
@@ -157,16 +270,3 @@ def best_of(outcomes: Mapping[int, Outcome], metric: str) -> int | None:
         )
 
     return min(usable, key=key) if usable else None
-
-
-def draw_seed(seed: int, number: int) -> int:
-    """The seed of proposal `number`: 32 bits of SHA-256, so that neighbouring numbers are unrelated."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
-
-
-def _distribution(one: Mapping[str, Any]) -> Any:
-    import optuna
-
-    if "choices" in one:
-        return optuna.distributions.CategoricalDistribution(list(one["choices"]))
-    return optuna.distributions.FloatDistribution(float(one["low"]), float(one["high"]), log=bool(one.get("log")))
