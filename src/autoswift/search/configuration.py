@@ -33,7 +33,8 @@ def settings_in_force(plan: Plan, trial: Trial) -> dict[str, Any]:
     """Every setting of one attempt, by the field's standard name."""
     training, chosen = plan.training, trial.parameters
     batch = int(chosen.get("effective_batch_size", training.effective_batch_size))
-    micro, accumulation = split_batch(batch, training.per_device_train_batch_size)
+    # Devices that share a training each take their part of the batch, at least a row.
+    micro, accumulation = split_batch(math.ceil(batch / training.devices), training.per_device_train_batch_size)
     rank = int(chosen.get("lora_rank", training.lora_rank))
     settings: dict[str, Any] = {
         "method": training.method,
@@ -52,6 +53,11 @@ def settings_in_force(plan: Plan, trial: Trial) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation,
         "gradient_checkpointing": training.gradient_checkpointing,
         "optimizer": training.optimizer,
+        "attention": training.attention,
+        "use_liger_kernel": training.use_liger_kernel,
+        "devices": training.devices,
+        "sharding": training.sharding,
+        "flags": dict(training.flags),
         "max_steps": max(1, math.ceil(trial.tokens / plan.search.tokens_per_row / batch)),
         "seed": plan.seed,
     }

@@ -25,7 +25,7 @@ MODEL_TRIALS = 100
 """Up to here a Gaussian process proposes, beyond it TPE: by then both are at the noise of the metric, and a history is
 cut to this many trials so that a proposal takes as long at the ten-thousandth trial as at the hundredth."""
 
-WORTH = 0.1
+WORTH = 0.2
 """The search ends when the gain expected of the next trial is under this share of one standard error of the metric (it
 could not be seen), or of this share of what all trials so far gained over the first (it is not worth its cost)."""
 

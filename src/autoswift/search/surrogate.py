@@ -26,6 +26,8 @@ SHAPES = (0.15, 0.5)
 """Candidate spreads of the loss through shortness, beside f's spread of 1."""
 NOISES = (0.03, 0.1, 0.3)
 """Candidate noises where trials do not bring their own, in f's spread."""
+SPREADS = (0.1, 0.3, 1.0)
+"""Candidate spreads of f, in the spread of what was seen: the smaller ones say that most of it was noise."""
 LARGEST = 200
 """Observations used at most; the caller chooses which. A fit costs n³: 0.1 s here, 12 s at 1,000."""
 JITTER = 1e-8
@@ -56,14 +58,13 @@ class Surrogate:
     def __init__(self, seen: Observations) -> None:
         self.seen = seen
         self.mean = float(np.median(seen.y))
-        spread = float(np.std(seen.y))
-        self.scale = spread if spread > 0 else 1.0
+        self.scale = _spread(seen)
         target = (seen.y - self.mean) / self.scale
         own = (seen.noise / self.scale) ** 2
         distance = _distance(seen.x, seen.x)
         best = -np.inf
-        for length, shape, noise in itertools.product(LENGTHS, _shapes(seen.shortfall), NOISES):
-            kernel = _kernel(distance, seen.shortfall, seen.shortfall, length, shape)
+        for length, spread, shape, noise in itertools.product(LENGTHS, SPREADS, _shapes(seen.shortfall), NOISES):
+            kernel = _kernel(distance, seen.shortfall, seen.shortfall, (length, spread, shape))
             kernel[np.diag_indices_from(kernel)] += np.maximum(own, noise**2 * 0.1) + np.where(own > 0, 0, noise**2)
             try:
                 factor = np.linalg.cholesky(kernel + JITTER * np.eye(len(kernel)))
@@ -73,15 +74,16 @@ class Surrogate:
             likelihood = -0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum())
             if likelihood > best:
                 best = likelihood
-                self.length, self.shape, self.noise = length, shape, noise
+                self.fitted = (length, spread, shape)
                 self._factor, self._half = factor, half
 
     def predict(self, x: Array, shortfall: float = 0.0) -> tuple[Array, Array]:
         """Mean and standard deviation, (m,), of noiseless values at coordinates (m, d)."""
         short = np.full(len(x), shortfall)
-        cross = _kernel(_distance(x, self.seen.x), short, self.seen.shortfall, self.length, self.shape)
+        cross = _kernel(_distance(x, self.seen.x), short, self.seen.shortfall, self.fitted)
         solved = np.linalg.solve(self._factor, cross.T)
-        own = 1.0 + MEAN_VARIANCE + (self.shape**2 + SLOPE_VARIANCE) * shortfall**2
+        _, spread, shape = self.fitted
+        own = spread**2 + MEAN_VARIANCE + (shape**2 + SLOPE_VARIANCE) * shortfall**2
         variance = np.maximum(own - np.einsum("ij,ij->j", solved, solved), 1e-12)
         return self.mean + self.scale * (solved.T @ self._half), self.scale * np.sqrt(variance)
 
@@ -96,10 +98,19 @@ def _shapes(shortfall: Array) -> tuple[float, ...]:
     return SHAPES if np.any(shortfall > 0) else SHAPES[:1]
 
 
-def _kernel(distance: Array, left: Array, right: Array, length: float, shape: float) -> Array:
+def _kernel(distance: Array, left: Array, right: Array, fitted: tuple[float, float, float]) -> Array:
+    length, spread, shape = fitted
     near = _matern(distance / length)
     short = np.outer(left, right)
-    return near + MEAN_VARIANCE + short * (SLOPE_VARIANCE + shape**2 * near)
+    return spread**2 * near + MEAN_VARIANCE + short * (SLOPE_VARIANCE + shape**2 * near)
+
+
+def _spread(seen: Observations) -> float:
+    """Standard deviation of what was seen, at least its noise; where nothing differs, a thousandth of its size."""
+    spread = float(np.std(seen.y))
+    noisy = seen.noise[seen.noise > 0]
+    floor = float(np.median(noisy)) if len(noisy) else 1e-3 * max(abs(float(np.median(seen.y))), 1e-6)
+    return max(spread, floor)
 
 
 def _matern(r: Array) -> Array:
