@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoswift import __version__
 from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
-from autoswift.domain.task import Target, Task
+from autoswift.domain.task import Language, Target, Task
 from autoswift.errors import AutoSwiftError, BudgetExhausted, DiskFull, InputError, Vetoed
-from autoswift.pipeline import Confirm, Pipeline
+from autoswift.hardware.money import money_terms
 from autoswift.run import record as records
 from autoswift.run.clock import RunClock, seconds_spent
 from autoswift.run.context import RunContext
@@ -29,6 +29,10 @@ from autoswift.run.process import reap
 from autoswift.run.record import RunRecord
 from autoswift.tables import explain, text, use_language
 from autoswift.understand.sourced import Choose, is_dataset_name
+
+if TYPE_CHECKING:
+    from autoswift.domain.protocols import DatasetHub
+    from autoswift.pipeline import Confirm
 
 
 def checked(task: Task) -> Task:
@@ -42,6 +46,11 @@ def checked(task: Task) -> Task:
         raise InputError(*explain("api.trials", trials=budget.trials))
     if not 0 < budget.hours < 24 * 365:
         raise InputError(*explain("api.hours", hours=budget.hours))
+    for number in (budget.device_seconds, budget.money):
+        if number is not None and not 0 < number < float("inf"):
+            raise InputError(*explain("api.limit", limit=number))
+    if not 0 <= task.probe <= 8:  # as many as the ranking is surely right about
+        raise InputError(*explain("api.probe", probe=task.probe))
     if task.target not in ("auto", "local", "none"):
         raise InputError(*explain("api.target", target=task.target))
     paths: dict[str, Any] = {}
@@ -103,6 +112,8 @@ def resume(
 
 
 def _carry_out(record: RunRecord, ask: tuple[Confirm | None, Choose | None], listener: Listener | None) -> RunRecord:
+    from autoswift.pipeline import Pipeline  # the whole way through: a plan alone needs little of it
+
     with owned(record.folder):
         journal = record.journal
         task = record.task()
@@ -117,6 +128,10 @@ def _carry_out(record: RunRecord, ask: tuple[Confirm | None, Choose | None], lis
         journal.event("session", pid=os.getpid(), version=__version__)
         for name in reap(record.folder):
             context.note(text("note.reaped", task.language, name=name))
+        told = {str(row["text"]) for row in past if row["kind"] == "note"}
+        for words in (text("run.mended", task.language, name=name) for name in record.mend()):
+            if words not in told:
+                context.note(words, "warn")
         record.update(state="running", error=None)
         try:
             with _signals_interrupt(), disk_errors_explained(str(record.folder)):
@@ -194,9 +209,9 @@ def plan(
         AutoSwiftError: when there is no plan.
     """
     from autoswift.catalog.availability import availability, availability_of
-    from autoswift.catalog.datasets import DatasetHubs
+    from autoswift.decide.experience import recall
     from autoswift.decide.facts import suppose
-    from autoswift.decide.stages import check_plug_ins, explained_plan, inputs_for
+    from autoswift.decide.stages import check_plug_ins, explained_plan, inputs_for, measured_margins
     from autoswift.hardware.probe import from_json, probe
     from autoswift.run.places import home
     from autoswift.understand.stage import profiles
@@ -204,16 +219,27 @@ def plan(
     task = sentence if isinstance(sentence, Task) else AutoSwift(**options).task(sentence, data)
     use_language(task.language)
     task = checked(task)
-    profile, found, _ = profiles(task, DatasetHubs())
+    profile, found, _ = profiles(task, _hubs(task))
     machine = from_json(hardware) if hardware else probe(_existing(home()))
     cause = text("plan.cause.first", task.language)
     here = availability() if hardware is None else availability_of(machine)
     inputs = inputs_for(task, profile, found, machine, here)
+    measured, _ = measured_margins(machine)
+    inputs = replace(inputs, experience=recall(inputs, embed=False), margins=measured)
     for fact, value in (assume or {}).items():
         inputs = suppose(inputs, fact, value)
     made = explained_plan(inputs, cause=cause)
     check_plug_ins(made)
     return made
+
+
+def _hubs(task: Task) -> DatasetHub | None:
+    """Where the task's data comes from, when it names a data set rather than a file."""
+    if task.data is None or not is_dataset_name(task.data):
+        return None
+    from autoswift.catalog.datasets import DatasetHubs
+
+    return DatasetHubs()
 
 
 def _existing(path: Path) -> Path:
@@ -305,7 +331,8 @@ class AutoSwift:
     """The settings of runs to come.
 
     Args:
-        trials, hours, device_seconds: the budget.
+        trials, hours, device_seconds, money: the budget; money as 20, "20 CNY" or "$3", for the whole run.
+        price: of one device-hour, likewise; None takes AUTOSWIFT_PRICE_PER_HOUR, or the list's.
         model: hub id, catalogue name or folder; None lets the plan choose.
         target: auto, local or none.
         seed: of every random choice.
@@ -314,6 +341,8 @@ class AutoSwift:
         options: settings fixed explicitly, by decision name.
         facts: what the user says of the task themselves: goal, domain, modality, deploy.
         test, validation: the user's own sets. redact: personal data is masked.
+        knowledge: what earlier runs taught bears on the plan.
+        probe: so many of the best models are trained a few steps before one is taken.
     """
 
     def __init__(  # noqa: PLR0913 - the options of a run
@@ -322,6 +351,8 @@ class AutoSwift:
         trials: int = 5,
         hours: float = 4.0,
         device_seconds: float | None = None,
+        money: float | str | None = None,
+        price: float | str | None = None,
         model: str | Path | None = None,
         target: Target = "auto",
         seed: int = 0,
@@ -332,8 +363,10 @@ class AutoSwift:
         test: str | Path | None = None,
         validation: str | Path | None = None,
         redact: bool = False,
+        knowledge: bool = True,
+        probe: int = 0,
     ) -> None:
-        self._budget = Budget(trials=trials, hours=hours, device_seconds=device_seconds)
+        self._budget, self._money = Budget(trials=trials, hours=hours, device_seconds=device_seconds), (money, price)
         self._model = str(model) if model is not None else None
         self._target, self._seed, self._full = target, seed, full
         self._language, self._options = language, dict(options or {})
@@ -342,21 +375,24 @@ class AutoSwift:
             "test": str(test) if test is not None else None,
             "validation": str(validation) if validation is not None else None,
             "redact": redact,
+            "knowledge": knowledge,
+            "probe": probe,
         }
 
     def task(self, sentence: str, data: str | Path | None = None, columns: dict[str, str] | None = None) -> Task:
         """The task that a sentence and a file make."""
         chinese = any("\u4e00" <= c <= "\u9fff" for c in sentence)
+        language: Language = "zh" if (self._language or ("zh" if chinese else "en")) == "zh" else "en"
         return Task(
             sentence=sentence,
             data=str(data) if data is not None else None,
             columns=columns or {},
             model=self._model,
-            budget=self._budget,
+            budget=replace(self._budget, **money_terms(*self._money, language, os.environ)),
             target=self._target,
             seed=self._seed,
             full=self._full,
-            language="zh" if (self._language or ("zh" if chinese else "en")) == "zh" else "en",
+            language=language,
             options=self._options,
             **self._data,  # type: ignore[arg-type]
         )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autoswift.domain.plan import Plan, StartPoint
 from autoswift.domain.trial import Outcome, Proposal
-from autoswift.search.acquire import expected_improvement, pick
+from autoswift.search.acquire import belief_of, expected_improvement, pick
 from autoswift.search.history import TrialHistory, rebuild
 from autoswift.search.rungs import agreement, promotion, rank_correlation
 from autoswift.search.searcher import Search, best_of
@@ -112,8 +112,8 @@ def test_proposals_at_once_differ(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     rows = space.sample(rng, n)
     seen = Observations(coordinates(space, rows), np.zeros(n), np.array([-bowl(r) for r in rows]), np.zeros(n))
-    first = pick(space, seen, [], [], rows[0], np.random.default_rng(seed)).parameters
-    second = pick(space, seen, [first], [], rows[0], np.random.default_rng(seed)).parameters
+    first = pick(space, seen, [], [], rows[0], np.random.default_rng(seed), belief_of(space)).parameters
+    second = pick(space, seen, [first], [], rows[0], np.random.default_rng(seed), belief_of(space)).parameters
     gap = np.linalg.norm(space.encode(first) - space.encode(second))
     assert gap > 0.04
 
@@ -125,7 +125,7 @@ def test_a_rate_above_one_that_diverged_is_not_proposed() -> None:
     seen = Observations(coordinates(space, rows), np.zeros(2), np.array([-1.0, -1.5]), np.zeros(2))
     failed = [PRIOR | {"learning_rate": 1e-3}] * 2
     for seed in range(20):
-        found = pick(space, seen, [], failed, rows[0], np.random.default_rng(seed)).parameters
+        found = pick(space, seen, [], failed, rows[0], np.random.default_rng(seed), belief_of(space)).parameters
         assert found["learning_rate"] < 1e-3
 
 
@@ -302,3 +302,12 @@ def test_a_trial_whose_next_rung_was_cut_off_is_run_again_and_no_other() -> None
     again = Search(plan, history)
     assert number not in again.outcomes
     assert again.ask(1) == [], "it is running: nothing else is to be continued, and no new trial is allowed"
+
+
+def test_what_similar_tasks_showed_moves_the_belief_and_little_of_it_moves_it_little() -> None:
+    space = Space(SPACE, PRIOR)
+    index = space.names.index("learning_rate")
+    unit = math.log(3.16)
+    rule, weak, strong = (belief_of(space, learnt) for learnt in (None, (2 * unit, unit, 0.1), (2 * unit, unit, 5.0)))
+    assert rule.centre[index] == 0 < weak.centre[index] < strong.centre[index] < 2
+    assert strong.width[index] < weak.width[index] < rule.width[index]

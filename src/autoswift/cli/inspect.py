@@ -1,4 +1,4 @@
-"""`understand`, `data`, `knowledge`: what autoswift knows and finds out, one thing at a time."""
+"""`understand`, `data`: what autoswift knows and finds out, one thing at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     app.command("understand", cls=Command, help="cli.help.understand", rich_help_panel="cli.panel.look")(understand)
     app.command("data", cls=Command, help="cli.help.data", rich_help_panel="cli.panel.look")(data)
-    app.command("knowledge", cls=Command, help="cli.help.knowledge", rich_help_panel="cli.panel.runs")(knowledge)
 
 
 def batch_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -240,33 +239,3 @@ def _downloaded(name: str) -> SourcedData:
     with tempfile.TemporaryDirectory() as folder:  # takes the choice; the files themselves are in the cache
         work = Path(folder)
         return source_data(nothing_said, options, work, DatasetHubs(), None, RunJournal(work))
-
-
-def knowledge(
-    action: Annotated[str, typer.Argument(metavar="list|forget", help="cli.opt.action")] = "list",
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="cli.opt.forget")] = None,
-    as_json: Json = False,
-) -> None:
-    """What earlier runs taught; `forget RUN` removes one."""
-    from autoswift.cli.output import console, print_json
-    from autoswift.knowledge import store
-
-    if action == "list":
-        entries = store.all_entries()
-        if as_json:
-            print_json(entries)
-        elif not entries:
-            console().print(say("no_knowledge"), soft_wrap=True)
-        else:
-            from autoswift.cli.facts import knowledge_table
-
-            console().print(knowledge_table(entries))
-        return
-    if action != "forget" or not run:
-        raise InputError(say("bad_action", action=action), "", say("bad_action_fix"))
-    if not store.forget(run):
-        raise InputError(say("not_known", run=run), "", say("not_known_fix"))
-    if as_json:
-        print_json({"forgotten": run})
-    else:
-        console().print(say("forgotten", run=run), soft_wrap=True)

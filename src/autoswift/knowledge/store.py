@@ -1,145 +1,177 @@
-"""What runs taught: one row a run, kept by run id, found again by likeness of the task.
+"""What runs taught, kept by run id: SQLite in `$AUTOSWIFT_HOME`, or a team's database.
 
-Only words of fixed lists, counts, settings and scores are kept: no sentence, no data, no path, no user's name.
 `$AUTOSWIFT_KNOWLEDGE_URL` names another database (for instance postgresql+psycopg://…) shared by several machines.
-Callers treat every error from here as a warning: a run never fails for what it cannot remember.
+Callers of a run treat every error from here as a warning: a run never fails for what it cannot remember. A row carries
+a digest over all that it says; one that is damaged is named and left out.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from autoswift.errors import InputError
-from autoswift.run.files import plain
+from autoswift.knowledge.entry import Fingerprint, RunEntry, TrialRow, Verdict, checked
+from autoswift.knowledge.likeness import similarity
+from autoswift.knowledge.schema import entry_of, first_entries, first_table, row_of, tables
 from autoswift.run.places import home
 from autoswift.tables import explain
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, MetaData, Row, Table
+    from sqlalchemy import Connection, Engine
+
+__all__ = [
+    "Fingerprint",
+    "Memory",
+    "RunEntry",
+    "TrialRow",
+    "all_entries",
+    "database_url",
+    "feedback",
+    "forget",
+    "forget_all",
+    "get",
+    "keep_all",
+    "read",
+    "record",
+    "similar",
+    "similarity",
+]
 
 LOCK_SECONDS = 5.0
 """How long a writer waits for another process; rows are written in milliseconds."""
-WEIGHTS = {"goal": 0.30, "domain": 0.20, "language": 0.15, "parameters": 0.15, "rows": 0.10, "tokens_mean": 0.05,
-           "method": 0.05}  # fmt: skip
-"""Share of each fact in the likeness of two tasks. The goal fixes the metric, so it weighs most; good learning rates
-follow the model's size more than its name; the amount of data fixes how long training lasts."""
-SCALE = {"parameters": math.log(10), "rows": math.log(100), "tokens_mean": math.log(10)}
-"""At this ratio two numbers have nothing in common any more: a tenfold model, a hundredfold data set."""
+NEWEST = 500
+"""Entries that planning looks at: reading them takes under half a second, and older ones speak of older models."""
+TEAM_LOCK = 7_305_221
+"""Number of PostgreSQL's advisory lock that makes one writer at a time change the tables; any number of our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fingerprint:
-    """A task as words and counts.
+class Memory:
+    """What is kept.
 
     Attributes:
-        rows: of training data. tokens_mean: of a row.
-        model: its catalogue name, or the name of a local folder. parameters: its size.
-        device: kind and name of the device.
+        entries: newest first. damaged: names of the rows that were left out.
     """
 
-    goal: str
-    language: str
-    domain: str
-    modality: str = "text"
-    rows: int = 0
-    tokens_mean: float = 0.0
-    model: str = ""
-    parameters: int = 0
-    method: str = ""
-    device: str = ""
+    entries: tuple[RunEntry, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEntry:
-    """What one run taught.
+def read(goal: str = "", modality: str = "", limit: int = 0) -> Memory:
+    """The entries, newest first; none where there is no database yet (nothing is made then).
 
-    Attributes:
-        created: unix seconds.
-        best: the winner's parameters.
-        metric: its name; base and tuned are its values before and after.
-        trials: each {"parameters", "metric", "status"}.
-        device_seconds: that the whole run took.
-    """
-
-    run_id: str
-    created: float
-    fingerprint: Fingerprint
-    best: dict[str, Any] = field(default_factory=dict)
-    metric: str = ""
-    base: float | None = None
-    tuned: float | None = None
-    trials: tuple[dict[str, Any], ...] = ()
-    device_seconds: float = 0.0
-
-
-def record(entry: RunEntry) -> None:
-    """Keeps an entry; the same run id again replaces it.
+    Args:
+        goal, modality: only entries of these, where given.
+        limit: the newest so many; 0 takes all.
 
     Raises:
-        InputError: when the database cannot be written.
+        InputError: when the database cannot be read.
     """
-    from sqlalchemy import delete, insert
+    from sqlalchemy import inspect, select
 
-    row = _row(entry)
-    with _connection() as (connection, runs):
-        connection.execute(delete(runs).where(runs.c.run_id == entry.run_id))
-        connection.execute(insert(runs).values(**row))
+    if _absent():
+        return Memory()
+    wanted = {"goal": goal, "modality": modality}
+    found: dict[str, RunEntry] = {}
+    with _connection(write=False) as connection:
+        old, damaged = first_entries(connection)
+        for one in old:
+            if all(not word or getattr(one.fingerprint, name) == word for name, word in wanted.items()):
+                found[one.run_id] = one
+        _, entries = tables()
+        if inspect(connection).has_table(entries.name):
+            query = select(entries).order_by(entries.c.created.desc(), entries.c.run_id)
+            for name, word in wanted.items():
+                query = query.where(entries.c[name] == word) if word else query
+            for row in connection.execute(query.limit(limit) if limit else query):
+                entry = entry_of(row._mapping)
+                if entry is None:
+                    damaged.append("".join(c for c in str(row.run_id)[:64] if c.isprintable()))
+                else:
+                    found[entry.run_id] = entry
+    ordered = sorted(found.values(), key=lambda one: (-one.created, one.run_id))
+    return Memory(entries=tuple(ordered[:limit] if limit else ordered), damaged=tuple(sorted(damaged)))
 
 
 def all_entries() -> list[RunEntry]:
-    """Every entry, newest first.
+    """Every whole entry, newest first.
 
     Raises:
         InputError: when the database cannot be read.
     """
-    from sqlalchemy import select
+    return list(read().entries)
 
-    with _connection() as (connection, runs):
-        rows = connection.execute(select(runs).order_by(runs.c.created.desc(), runs.c.run_id)).all()
-    return [_entry(row) for row in rows]
+
+def get(run_id: str) -> RunEntry:
+    """The entry of a run, by its id or a unique start of it.
+
+    Raises:
+        InputError: when there is none, or several.
+    """
+    found = [one for one in read().entries if one.run_id.startswith(run_id)]
+    found = [one for one in found if one.run_id == run_id] or found
+    if len(found) != 1 or not run_id:
+        raise InputError(*explain("knowledge.several" if len(found) > 1 else "knowledge.absent", run=run_id))
+    return found[0]
 
 
 def similar(fingerprint: Fingerprint, limit: int = 5) -> list[tuple[RunEntry, float]]:
-    """Entries most like a task, with their likeness from 0 to 1; ties go to the newer one.
-
-    Args:
-        fingerprint: of the task; facts that are not known yet (empty, 0) are left out of the comparison.
-        limit: entries at most.
+    """Entries most like a task, with their likeness from 0 to 1; ties by run id.
 
     Raises:
         InputError: when the database cannot be read.
     """
-    found = [(entry, similarity(fingerprint, entry.fingerprint)) for entry in all_entries()]
-    return sorted((pair for pair in found if pair[1] > 0), key=lambda pair: -pair[1])[:limit]
+    memory = read(fingerprint.goal, fingerprint.modality)
+    found = [(entry, similarity(fingerprint, entry.fingerprint)) for entry in memory.entries]
+    ranked = sorted((pair for pair in found if pair[1] > 0), key=lambda pair: (-pair[1], pair[0].run_id))
+    return ranked[:limit]
 
 
-def similarity(one: Fingerprint, other: Fingerprint) -> float:
-    """Weighted share of what two tasks have in common; 0 when their modality differs, since no setting carries over."""
-    if one.modality != other.modality:
-        return 0.0
-    total = common = 0.0
-    for name, weight in WEIGHTS.items():
-        left, right = getattr(one, name), getattr(other, name)
-        if not left or not right:
-            continue
-        total += weight
-        if name in SCALE:
-            common += weight * max(0.0, 1.0 - abs(math.log(left) - math.log(right)) / SCALE[name])
-        elif left == right:
-            common += weight
-        elif name == "language" and "mixed" in (left, right):
-            common += weight / 2
-    return common / total if total else 0.0
+def record(entry: RunEntry) -> None:
+    """Keeps an entry; the same run id again replaces it, so that a later evaluation is what counts.
+
+    Raises:
+        InputError: when something in it has no place here, or the database cannot be written.
+    """
+    keep_all([entry])
+
+
+def keep_all(entries: Iterable[RunEntry]) -> None:
+    """Keeps several entries, all or none.
+
+    Raises:
+        InputError: as `record`.
+    """
+    from sqlalchemy import delete, insert
+
+    rows = [row_of(checked(entry)) for entry in entries]
+    _, table = tables()
+    with _connection(write=True) as connection:
+        for row in rows:
+            connection.execute(delete(table).where(table.c.run_id == row["run_id"]))
+            connection.execute(insert(table).values(**row))
+
+
+def feedback(run_id: str, verdict: Verdict, updated: float) -> None:
+    """Notes what became of a run's result later: `vetoed` by its user, or another evaluation's word.
+
+    Args:
+        updated: unix seconds.
+
+    Raises:
+        InputError: when nothing is kept of the run, or the database cannot be written.
+    """
+    record(replace(get(run_id), verdict=verdict, updated=updated))
 
 
 def forget(run_id: str) -> bool:
-    """Removes an entry.
+    """Removes an entry and what the file still held of it.
 
     Returns:
         Whether there was one.
@@ -147,10 +179,45 @@ def forget(run_id: str) -> bool:
     Raises:
         InputError: when the database cannot be written.
     """
+    return _forget(run_id) > 0
+
+
+def forget_all() -> int:
+    """Removes every entry; returns how many there were.
+
+    Raises:
+        InputError: when the database cannot be written.
+    """
+    return _forget(None)
+
+
+def _forget(run_id: str | None) -> int:
     from sqlalchemy import delete
 
-    with _connection() as (connection, runs):
-        return bool(connection.execute(delete(runs).where(runs.c.run_id == run_id)).rowcount)
+    if _absent():
+        return 0
+    _, table = tables()
+    with _connection(write=True) as connection:
+        query = delete(table) if run_id is None else delete(table).where(table.c.run_id == run_id)
+        gone = int(connection.execute(query).rowcount)
+    if gone:
+        _truncate_log()
+    return gone
+
+
+def _truncate_log() -> None:
+    """Moves the write-ahead log into the file and empties it, so that what was deleted stands nowhere."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    url = database_url()
+    if not url.startswith("sqlite"):
+        return
+    with suppress(SQLAlchemyError):  # another process reads: its last connection does it
+        raw = _engine(url).raw_connection()
+        try:
+            raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            raw.close()
 
 
 def database_url() -> str:
@@ -158,26 +225,52 @@ def database_url() -> str:
     return os.environ.get("AUTOSWIFT_KNOWLEDGE_URL") or f"sqlite:///{home() / 'knowledge.db'}"
 
 
+def _absent() -> bool:
+    """Whether the default database was never made."""
+    return not os.environ.get("AUTOSWIFT_KNOWLEDGE_URL") and not (home() / "knowledge.db").exists()
+
+
 @contextmanager
-def _connection() -> Iterator[tuple[Connection, Table]]:
-    """A transaction, and the table (made when absent)."""
+def _connection(*, write: bool) -> Iterator[Connection]:
+    """A transaction; a writer finds the tables in this version's shape.
+
+    Raises:
+        InputError: when the database cannot be used so.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     url = database_url()
     try:
-        if url.startswith("sqlite"):
+        if write and not os.environ.get("AUTOSWIFT_KNOWLEDGE_URL"):
             home().mkdir(parents=True, exist_ok=True)
-        engine = _engine(url)
-        metadata, runs = _schema()
-        with engine.begin() as connection:
-            metadata.create_all(connection)
-            yield connection, runs
-    except (SQLAlchemyError, OSError, ValueError, KeyError, ImportError) as exc:
+        with _engine(url).connect().execution_options(autoswift_write=write) as connection, connection.begin():
+            if write:
+                _upgrade(connection)
+            yield connection
+    except (SQLAlchemyError, sqlite3.Error, OSError, ValueError, KeyError, ImportError) as exc:
         reason = str(getattr(exc, "orig", None) or exc).splitlines()[0]
         busy = "locked" in reason or "busy" in reason
         raise InputError(
             *explain("knowledge.busy" if busy else "knowledge.broken", evidence=reason, path=home() / "knowledge.db")
         ) from exc
+
+
+def _upgrade(connection: Connection) -> None:
+    """Makes the tables; moves what the first version kept, once."""
+    from sqlalchemy import insert, inspect, select, text
+
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": TEAM_LOCK})
+    metadata, table = tables()
+    metadata.create_all(connection)
+    if not inspect(connection).has_table("runs"):
+        return
+    known = set(connection.scalars(select(table.c.run_id)))
+    old, _ = first_entries(connection)
+    for entry in old:
+        if entry.run_id not in known:
+            connection.execute(insert(table).values(**row_of(entry)))
+    first_table().drop(connection)
 
 
 @cache
@@ -192,68 +285,18 @@ def _engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin where the next listener says
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")  # readers go on while a run writes
+        with suppress(sqlite3.OperationalError):  # a file that may only be read stays as it is
+            cursor.execute("PRAGMA journal_mode=WAL")  # readers go on while a run writes
         cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten
         cursor.close()
 
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        # A writer takes the lock at once: two that had both read could not both go on to write.
+        writes = connection.get_execution_options().get("autoswift_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
     return engine
-
-
-@cache
-def _schema() -> tuple[MetaData, Table]:
-    from sqlalchemy import JSON, BigInteger, Column, Float, Integer, MetaData, String, Table
-
-    metadata = MetaData()
-    words = ("goal", "language", "domain", "modality", "model", "method", "device")
-    runs = Table(
-        "runs",
-        metadata,
-        Column("run_id", String(64), primary_key=True),
-        Column("version", Integer, nullable=False),
-        Column("created", Float, nullable=False),
-        *(Column(name, String(128), nullable=False) for name in words),
-        Column("rows", Integer, nullable=False),
-        Column("tokens_mean", Float, nullable=False),
-        Column("parameters", BigInteger, nullable=False),
-        Column("best", JSON, nullable=False),
-        Column("metric", String(64), nullable=False),
-        Column("base", Float),
-        Column("tuned", Float),
-        Column("trials", JSON, nullable=False),
-        Column("device_seconds", Float, nullable=False),
-    )
-    return metadata, runs
-
-
-VERSION = 1
-
-
-def _row(entry: RunEntry) -> dict[str, Any]:
-    return {
-        "run_id": entry.run_id,
-        "version": VERSION,
-        "created": entry.created,
-        **asdict(entry.fingerprint),
-        "best": plain(entry.best),
-        "metric": entry.metric,
-        "base": plain(entry.base),
-        "tuned": plain(entry.tuned),
-        "trials": plain(list(entry.trials)),
-        "device_seconds": entry.device_seconds,
-    }
-
-
-def _entry(row: Row[Any]) -> RunEntry:
-    values = row._mapping
-    return RunEntry(
-        run_id=values["run_id"],
-        created=values["created"],
-        fingerprint=Fingerprint(**{f.name: values[f.name] for f in fields(Fingerprint)}),
-        best=dict(values["best"]),
-        metric=values["metric"],
-        base=values["base"],
-        tuned=values["tuned"],
-        trials=tuple(dict(one) for one in values["trials"]),
-        device_seconds=values["device_seconds"],
-    )

@@ -6,7 +6,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -78,13 +81,58 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+SEAL = "sha256"
+"""Top-level key of a sealed file: the digest of everything else in it."""
+
+SUM = re.compile(rb'^(\{.*),"sum":"([0-9a-f]{8})"\}$', re.DOTALL)
+"""A journal line with its checksum: CRC-32 of all before it, which finds every single flipped bit and every cut."""
+
+
+class Damaged(ValueError):
+    """A sealed file whose content is not what was written."""
+
+
+def sealed(value: dict[str, Any]) -> str:
+    """An object as JSON text with its own digest."""
+    return dumps(value | {SEAL: digest(value)}, indent=1)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A sealed object without its seal; one from before there were seals is taken as it is.
+
+    Raises:
+        Damaged: when it is not the JSON that was written.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise Damaged(str(exc)) from exc
+    if not isinstance(value, dict):
+        raise Damaged("no object")
+    seal = value.pop(SEAL, None)
+    if seal is not None and seal != digest(value):
+        raise Damaged("its SHA-256 differs")
+    return value
+
+
+def put_aside(path: Path) -> Path:
+    """Renames a damaged file, so that it can be looked at and is never read again; its new place."""
+    for number in range(1, 1000):
+        place = path.with_name(f"{path.name}.damaged-{number}")
+        if not place.exists():
+            os.replace(path, place)
+            return place
+    raise FileExistsError(path)
+
+
 def append_line(path: Path, value: Any) -> None:
-    """Appends one JSON line and syncs it. A torn last line (power loss) is closed first, never glued to.
+    """Appends one JSON object with a checksum and syncs it. A torn last line is closed first, never glued to.
 
     Raises:
         DiskFull: when there is no room.
     """
-    line = dumps(value) + "\n"
+    bare = dumps(value)
+    line = f'{bare[:-1]},"sum":"{zlib.crc32(bare[:-1].encode()):08x}"}}\n'
     with disk_errors_explained(str(path.parent)):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -99,18 +147,40 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a torn line is left out (it was never acknowledged)."""
+    """The objects of a JSON-lines file, without their checksums; a line that is not what was written is left out."""
+    return [row for _, row in _lines(path) if row is not None]
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """Numbers, from 1, of the lines that `read_lines` leaves out: torn (nobody relied on them) or changed."""
+    return [number for number, row in _lines(path) if row is None]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Each line that is not empty, with its object, or None where it is damaged."""
     if not path.exists():
-        return []
-    rows = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+        return
+    summed = False  # a journal that an earlier version began has lines without sums, up to the first one with
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        found = SUM.match(line)
+        summed = summed or found is not None
+        if line.strip():
+            yield number, _object(line, found, summed=summed)
+
+
+def _object(line: bytes, found: re.Match[bytes] | None, *, summed: bool) -> dict[str, Any] | None:
+    if found is None and summed:
+        return None
+    if found is not None and zlib.crc32(found[1]) != int(found[2], 16):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    row.pop("sum", None)
+    return row
 
 
 def read_json(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def _registration(pid: int, name: str, argv: Sequence[str]) -> str:
         created = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         created = 0.0
-    return dumps({"pid": pid, "created": created, "name": name, "argv": list(argv)})
+    return dumps({"pid": pid, "created": created, "host": platform.node(), "name": name, "argv": list(argv)})
 
 
 def is_same_process(pid: int, created: float) -> bool:
@@ -175,12 +176,17 @@ def _group_alive(pgid: int) -> bool:
 
 
 def reap(folder: Path) -> list[str]:
-    """Ends children that a dead owner of the run left behind; returns their names."""
+    """Ends children that a dead owner of the run left behind; returns their names.
+
+    Those of other machines that share the run folder are on lifelines there; here their numbers mean other processes.
+    """
     left = []
     for entry in sorted((folder / "processes").glob("*.json")):
         row = read_json(entry)
-        if is_same_process(int(row["pid"]), float(row["created"])) or _orphans(int(row["pid"]), float(row["created"])):
-            end_group(int(row["pid"]))
+        pid, created = int(row["pid"]), float(row["created"])
+        ours = row.get("host", platform.node()) == platform.node()
+        if ours and (is_same_process(pid, created) or _orphans(pid, created)):
+            end_group(pid)
             left.append(str(row["name"]))
         entry.unlink(missing_ok=True)
     return left

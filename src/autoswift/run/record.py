@@ -16,7 +16,7 @@ from autoswift.domain.plan import Plan
 from autoswift.domain.task import Task
 from autoswift.errors import InputError, RunNotFound
 from autoswift.run.disk import disk_errors_explained
-from autoswift.run.files import dumps, read_json, write_atomic
+from autoswift.run.files import Damaged, damaged_lines, plain, put_aside, read_sealed, sealed, write_atomic
 from autoswift.run.journal import RunJournal
 from autoswift.run.places import runs_folder
 from autoswift.tables import explain
@@ -44,12 +44,16 @@ class RunRecord:
         return RunJournal(self.folder)
 
     def state(self) -> dict[str, Any]:
-        """run.json: {version, id, created, task, state, stage, plan, error?, result?}."""
-        return dict(read_json(self.folder / "run.json"))
+        """run.json: {version, id, created, task, state, stage, plan, error?, result?}.
+
+        Raises:
+            InputError: when it is damaged.
+        """
+        return _sound(self.folder / "run.json")
 
     def update(self, **fields: Any) -> None:
         """Changes fields of run.json, atomically."""
-        write_atomic(self.folder / "run.json", dumps(self.state() | fields, indent=1))
+        write_atomic(self.folder / "run.json", sealed(plain(self.state() | fields)))
 
     def task(self) -> Task:
         """The task.
@@ -67,7 +71,7 @@ class RunRecord:
     def plans(self) -> list[Plan]:
         """All revisions, oldest first."""
         found = sorted((self.folder / "plan").glob("*.json"), key=lambda p: int(p.stem))
-        return [_value(Plan, read_json(path), path) for path in found]
+        return [_value(Plan, _sound(path), path) for path in found]
 
     def plan(self) -> Plan | None:
         """The newest revision."""
@@ -81,7 +85,7 @@ class RunRecord:
             ValueError: when that revision exists with other content.
         """
         path = self.folder / "plan" / f"{plan.revision}.json"
-        text = dumps(plan, indent=1)
+        text = sealed(plain(plan))
         if path.exists():
             if path.read_text(encoding="utf-8") != text:
                 raise ValueError(f"plan revision {plan.revision} exists and differs")
@@ -90,14 +94,45 @@ class RunRecord:
         self.update(plan=plan.revision)
 
     def step(self, name: str) -> dict[str, Any] | None:
-        """What a finished step left, or None."""
+        """What a finished step left, or None.
+
+        Raises:
+            InputError: when it is damaged.
+        """
         path = self.folder / "steps" / f"{name}.json"
-        return dict(read_json(path)) if path.exists() else None
+        return _sound(path) if path.exists() else None
+
+    def save_step(self, name: str, value: dict[str, Any]) -> None:
+        """Writes what a step left, with its digest."""
+        write_atomic(self.folder / "steps" / f"{name}.json", sealed(plain(value)))
+
+    def mend(self) -> list[str]:
+        """Puts damaged records of steps and plans aside, so that they are made again; their names, and damaged lines.
+
+        A plan is a function of what stands in the steps before it, and a step is done anew when its record is gone.
+        """
+        found = []
+        for path in sorted([*self.folder.glob("steps/*.json"), *self.folder.glob("plan/*.json")]):
+            try:
+                read_sealed(path)
+            except Damaged:
+                put_aside(path)
+                found.append(f"{path.parent.name}/{path.name}")
+        for name in ("events.jsonl", "trials.jsonl", "training.jsonl"):
+            found += [f"{name}:{number}" for number in damaged_lines(self.folder / name)]
+        return found
 
     def value(self, name: str) -> Any:
         """The value of a finished step, or None."""
         step = self.step(name)
         return step["result"]["value"] if step else None
+
+
+def _sound(path: Path) -> dict[str, Any]:
+    try:
+        return read_sealed(path)
+    except Damaged as exc:
+        raise InputError(*explain("record.damaged", path=path, evidence=exc)) from exc
 
 
 def _value(kind: type[T], raw: Any, path: Path) -> T:
@@ -127,7 +162,7 @@ def create(task: Task, out: Path | None = None) -> RunRecord:
         with disk_errors_explained(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
             state = {"version": VERSION, "id": run_id, "created": time.time(), "task": task, "state": "new"}
-            write_atomic(folder / "run.json", dumps(state | {"stage": "", "plan": 0}, indent=1))
+            write_atomic(folder / "run.json", sealed(plain(state | {"stage": "", "plan": 0})))
             if out:
                 runs_folder().mkdir(parents=True, exist_ok=True)
                 os.symlink(folder, runs_folder() / run_id)

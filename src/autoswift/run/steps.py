@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from autoswift.domain.artifact import StepResult
-from autoswift.run.files import digest, dumps, write_atomic
+from autoswift.run.files import digest, file_sha256
 from autoswift.run.journal import RunJournal
 from autoswift.run.record import RunRecord
 
@@ -26,7 +27,7 @@ def step(
 ) -> StepResult:
     """Runs `work`, or returns what it left when it has already run with the same inputs.
 
-    A result counts only while each of its artefacts is still there.
+    A result counts only while each of its artefacts is still there and has the content that it was proved with.
 
     Args:
         record: the run.
@@ -40,7 +41,7 @@ def step(
     old = record.step(name)
     if old is not None and old["inputs"] == identity:
         result = _RESULT.validate_python(old["result"])
-        whole = all((record.folder / a.path).exists() for a in result.artifacts)
+        whole = all(_intact(record.folder / a.path, a.hashes) for a in result.artifacts)
         if whole and (still_valid is None or still_valid()):
             journal.event("stage", stage=name, state="reused", seconds=result.seconds)
             return result
@@ -54,6 +55,13 @@ def step(
         raise
     seconds = time.monotonic() - begin
     result = StepResult(value=made.value, artifacts=made.artifacts, metrics=made.metrics, seconds=seconds)
-    write_atomic(record.folder / "steps" / f"{name}.json", dumps({"inputs": identity, "result": result}, indent=1))
+    record.save_step(name, {"inputs": identity, "result": result})
     journal.event("stage", stage=name, state="finished", seconds=seconds, metrics=made.metrics)
     return result
+
+
+def _intact(path: Path, hashes: Mapping[str, str]) -> bool:
+    if not path.exists():
+        return False
+    files = {path / name if path.is_dir() else path: wanted for name, wanted in hashes.items()}
+    return all(one.is_file() and file_sha256(one) == wanted for one, wanted in files.items())

@@ -38,6 +38,35 @@ class Pick:
     gain: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """A normal distribution of the optimum, in coordinates: centre and width, (d,)."""
+
+    centre: Array
+    width: Array
+
+
+def belief_of(space: Space, learnt: tuple[float, float, float] | None = None) -> Belief:
+    """The rules' guess at the origin; what similar tasks showed of the learning rate is weighed in.
+
+    Args:
+        space: coordinates.
+        learnt: mean and deviation of ln(best rate / the rule's) and how many tasks that is worth; None for nothing.
+    """
+    centre, width = np.zeros(len(space.axes)), np.full(len(space.axes), PRIOR_WIDTH)
+    if learnt is not None and learnt[2] > 0 and "learning_rate" in space.names:
+        index = space.names.index("learning_rate")
+        unit = space.axes[index].unit
+        mean, deviation, weight = learnt[0] / unit, max(learnt[1] / unit, LEARNT_LEAST), learnt[2]
+        rule, seen = 1.0 / PRIOR_WIDTH**2, weight / deviation**2
+        centre[index], width[index] = mean * seen / (rule + seen), max((rule + seen) ** -0.5, LEARNT_LEAST)
+    return Belief(centre=centre, width=width)
+
+
+LEARNT_LEAST = 0.5
+"""Least width that memory may give the belief, in half-decades: another seed moves the best rate by as much."""
+
+
 def pick(
     space: Space,
     seen: Observations,
@@ -45,6 +74,7 @@ def pick(
     failed: Sequence[Mapping[str, Any]],
     best: Mapping[str, Any],
     rng: np.random.Generator,
+    belief: Belief,
 ) -> Pick:
     """The configuration with the highest weighed expected improvement in full training.
 
@@ -56,6 +86,7 @@ def pick(
         failed: trials that failed, whose neighbourhood is infeasible.
         best: the best configuration so far.
         rng: of this proposal.
+        belief: where the optimum is expected before anything was tried.
     """
     model = Surrogate(seen)
     if pending:
@@ -77,7 +108,8 @@ def pick(
     incumbent = float(np.max(model.predict(model.seen.x)[0]))
     gain = expected_improvement(mean, deviation, incumbent)
     count = len(seen.y) + len(failed)
-    weight = np.exp(-0.5 * (x**2).sum(axis=1) / PRIOR_WIDTH**2) ** (PRIOR_FADES / max(1, count))
+    off = ((x - belief.centre) / belief.width) ** 2
+    weight = np.exp(-0.5 * off.sum(axis=1)) ** (PRIOR_FADES / max(1, count))
     score = gain * weight * _feasible(space, x, seen.x, failed) * np.where(fresh, 1.0, 1e-9)
     index = int(np.argmax(score))
     return Pick(parameters=rows[index], gain=float(np.max(gain * np.where(fresh, 1.0, 0.0))))

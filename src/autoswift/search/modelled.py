@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoswift.search.acquire import Pick, pick
+from autoswift.search.acquire import Pick, belief_of, pick
 from autoswift.search.seeds import draw_seed
 from autoswift.search.space import Space, coordinates
 from autoswift.search.surrogate import LARGEST, Observations
@@ -32,7 +32,10 @@ def propose(search: Search, number: int) -> Pick | None:
     pending = [p.parameters for n, p in sorted(search.proposals.items()) if n not in search.outcomes and n != number]
     best = max(rows, key=lambda row: (-row[1], row[2]))[0]
     rng = np.random.default_rng(draw_seed(plan.seed, number))
-    return pick(space, seen, pending, failed, best, rng)
+    learnt = plan.search.space.get("learning_rate", {}).get("knowledge")
+    told = learnt is not None and search.memory_trusted(len(search.proposals))
+    belief = belief_of(space, (float(learnt[0]), float(learnt[1]), float(learnt[2])) if learnt and told else None)
+    return pick(space, seen, pending, failed, best, rng, belief)
 
 
 def worth(search: Search) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from autoswift.domain.plan import Plan, StartPoint
 from autoswift.domain.protocols import Verdict
 from autoswift.domain.trial import Outcome, Proposal
+from autoswift.knowledge.portfolio import trusted
 from autoswift.search.history import TrialHistory
 from autoswift.search.modelled import propose, worth
 from autoswift.search.rungs import AGREEMENT, agreement, promotion
@@ -31,9 +32,6 @@ could not be seen), or of this share of what all trials so far gained over the f
 
 BEFORE_WORTH = 4
 """Trials before the gain is asked for: a process fitted to fewer is sure of things that it cannot know."""
-
-MEMORY_LEAD = 1
-"""Trials that memory may cost before it has proven itself in this run."""
 
 
 class Search:
@@ -202,18 +200,27 @@ class Search:
         if number > len(points):
             return None
         one = points[number - 1]
-        if one.origin == "knowledge" and self._memory_lost(points[: number - 1]):
-            return None
-        return one
+        return None if one.origin == "knowledge" and not self.memory_trusted(number - 1) else one
 
-    def _memory_lost(self, before: list[StartPoint]) -> bool:
-        tried = [i + 1 for i, p in enumerate(before) if p.origin == "knowledge"]
-        if len(tried) < MEMORY_LEAD:
-            return False
-        own = [i + 1 for i, p in enumerate(before) if p.origin != "knowledge"]
-        values = {n: v for n in tried + own if (o := self.outcomes.get(n)) and (v := self.value(o)) is not None}
-        best_own = max((values[n] for n in own if n in values), default=-math.inf)
-        return max((values[n] for n in tried if n in values), default=-math.inf) < best_own
+    def memory_trusted(self, before: int) -> bool:
+        """Whether memory's first trial did not lose to the plan's own guess beyond noise, among trials up to `before`.
+
+        True while memory has not been tried; what it cost is one trial at most.
+        """
+        points = start_points(self.plan, self.prior())[:before]
+        tried = [i + 1 for i, p in enumerate(points) if p.origin == "knowledge"]
+        own = [i + 1 for i, p in enumerate(points) if p.origin != "knowledge"]
+        if not tried or not own or not all(n in self.at for n in (tried[0], own[0])):
+            return not tried
+        values = [self._first_value(n) for n in (tried[0], own[0])]
+        error = (
+            self.outcomes[own[0]].metrics.get(f"{self.plan.search.metric}_stderr") if own[0] in self.outcomes else None
+        )
+        return trusted(values[0], values[1], float(error or 0.0) if len(self.rungs) < 2 else 0.0)
+
+    def _first_value(self, number: int) -> float | None:
+        """A trial's value at the first rung that it ended at, where all trials can be compared."""
+        return self.value(self.at[number][min(self.at[number])])
 
     def _modelled(self, number: int) -> dict[str, Any] | None:
         """The process's proposal, or None while nothing has ended."""
