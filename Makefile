@@ -7,7 +7,7 @@ STAMP := $(VENV)/.complete
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-faults lint bench bench-understand bench-rows snapshots lock wheel clean
+.PHONY: help venv demo test test-all test-faults lint bench bench-understand bench-rows bench-search snapshots plan-tables lock wheel clean
 
 help:
 	@echo "make demo         one sentence and 500 dialogues to a trained, measured, served model"
@@ -17,7 +17,9 @@ help:
 	@echo "make lint         ruff, mypy, import-linter, deptry"
 	@echo "make bench        the benchmarks that need no GPU"
 	@echo "make bench-understand   how often sentences are understood; make bench-rows: a million rows"
+	@echo "make bench-search       the search against others, replayed on recorded curves"
 	@echo "make snapshots    the tables made from the installed ms-swift and transformers"
+	@echo "make plan-tables  docs/*/plans.md: the plans for the recorded machines"
 	@echo "make wheel        the installable package in dist/"
 	@echo "make clean        removes what these targets have made"
 
@@ -58,8 +60,15 @@ bench-understand: venv
 bench-rows: venv
 	$(BIN)/python benchmarks/understand_rows.py
 
+bench-search: venv
+	$(BIN)/python benchmarks/search.py
+
 snapshots: venv
 	@for file in scripts/*_snapshot.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+# docs/*/plans.md: what is decided for forty tasks on each recorded machine.
+plan-tables: venv
+	$(BIN)/python scripts/plan_tables.py
 
 # The locked lists, from what is installed in .venv now.
 lock: venv

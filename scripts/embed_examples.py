@@ -2,13 +2,16 @@
 
     .venv/bin/python scripts/embed_examples.py
 
-Writes src/autoswift/tables/examples-<encoder>-<key>.npy (one byte a dimension) and removes those of older tables. Run
-it after a change of tables/examples_tasks.yaml; without the file each machine computes the vectors once.
+Writes src/autoswift/tables/examples-<encoder>-<key>.npy (one byte a dimension) and fits-<encoder>-<key>.npy (the linear
+fits to them) and removes those of older tables. Run it after a change of tables/examples_tasks.yaml; without the files
+each machine computes the vectors once, and the fits at each start.
 """
 
 from __future__ import annotations
 
 import sys
+
+import numpy as np
 
 from autoswift.understand import nearest
 from autoswift.understand.embedding import SentenceEncoder
@@ -18,11 +21,15 @@ def main() -> int:
     """Writes the file of the table as it is now."""
     encoder = SentenceEncoder(threads=2)
     path = nearest.SHIPPED / f"examples-{encoder.name}-{nearest.key_of(encoder.name)}.npy"
-    for old in nearest.SHIPPED.glob(f"examples-{encoder.name}-*.npy"):
+    fits = nearest.SHIPPED / nearest.fits_file(encoder.name)
+    for old in (*nearest.SHIPPED.glob(f"examples-{encoder.name}-*.npy"), *nearest.SHIPPED.glob("fits-*.npy")):
         old.unlink()
     nearest.keep(path, nearest.embedded(encoder))
-    path.chmod(0o644)
-    print(f"{path.name}: {path.stat().st_size} bytes, {len(nearest.examples())} examples")
+    found = nearest.learned(encoder).fits  # none is shipped now: they are made of the vectors just written
+    np.save(fits, np.concatenate([found[fact] for fact in nearest.FACTS], axis=1), allow_pickle=False)
+    for one in (path, fits):
+        one.chmod(0o644)
+        print(f"{one.name}: {one.stat().st_size} bytes, {len(nearest.examples())} examples")
     return 0
 
 

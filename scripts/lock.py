@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/lock.py
 
-`train.txt` holds what the extra `train` pulls, `dev.txt` what the core, `train`, `server` and `dev` pull. Versions are
+`train.txt` holds what the extra `train` pulls, `dev.txt` what the core, `train`, `ray` and `dev` pull. Versions are
 written without their local part (torch's `+cpu`) and without hashes, so that each machine gets the build for its
 devices; libraries that only a GPU build asks for follow from torch's own exact pins.
 """
@@ -67,7 +67,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     core, extras = project["dependencies"], project["optional-dependencies"]
     write("train.txt", "what the training environment holds", extras["train"])
-    write("dev.txt", "what a checkout's environment holds", core + extras["train"] + extras["dev"])
+    write("dev.txt", "what a checkout's environment holds", core + extras["train"] + extras["ray"] + extras["dev"])
 
 
 if __name__ == "__main__":

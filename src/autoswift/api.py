@@ -31,7 +31,6 @@ from autoswift.tables import explain, text, use_language
 from autoswift.understand.sourced import Choose, is_dataset_name
 
 if TYPE_CHECKING:
-    from autoswift.domain.protocols import DatasetHub
     from autoswift.pipeline import Confirm
 
 
@@ -208,19 +207,19 @@ def plan(
     Raises:
         AutoSwiftError: when there is no plan.
     """
-    from autoswift.catalog.availability import availability, availability_of
+    from autoswift.catalog.availability import availability, availability_of, dataset_hubs
     from autoswift.decide.experience import recall
     from autoswift.decide.facts import suppose
     from autoswift.decide.stages import check_plug_ins, explained_plan, inputs_for, measured_margins
     from autoswift.hardware.probe import from_json, probe
-    from autoswift.run.places import home
+    from autoswift.run.places import existing, home
     from autoswift.understand.stage import profiles
 
     task = sentence if isinstance(sentence, Task) else AutoSwift(**options).task(sentence, data)
     use_language(task.language)
     task = checked(task)
-    profile, found, _ = profiles(task, _hubs(task))
-    machine = from_json(hardware) if hardware else probe(_existing(home()))
+    profile, found, _ = profiles(task, dataset_hubs)
+    machine = from_json(hardware) if hardware else probe(existing(home()))
     cause = text("plan.cause.first", task.language)
     here = availability() if hardware is None else availability_of(machine)
     inputs = inputs_for(task, profile, found, machine, here)
@@ -231,22 +230,6 @@ def plan(
     made = explained_plan(inputs, cause=cause)
     check_plug_ins(made)
     return made
-
-
-def _hubs(task: Task) -> DatasetHub | None:
-    """Where the task's data comes from, when it names a data set rather than a file."""
-    if task.data is None or not is_dataset_name(task.data):
-        return None
-    from autoswift.catalog.datasets import DatasetHubs
-
-    return DatasetHubs()
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder that exists."""
-    while not path.is_dir():
-        path = path.parent
-    return path
 
 
 class FinishedRun:

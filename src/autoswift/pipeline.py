@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoswift.catalog.datasets import DatasetHubs
+from autoswift.decide.inputs import Inputs
+from autoswift.decide.probes import probe_plan
+from autoswift.decide.replan import room_bytes
 from autoswift.decide.stages import (
     fetch_stage,
     hardware_stage,
@@ -19,6 +22,15 @@ from autoswift.decide.stages import (
 )
 from autoswift.domain.artifact import StepResult
 from autoswift.domain.plan import Plan
+from autoswift.engines.memory_stages import (
+    memory_probe_stage,
+    probe_skipped,
+    trace_skipped,
+    trace_stage,
+    with_step_margin,
+)
+from autoswift.engines.peaks import remember_peaks
+from autoswift.engines.probes import probe_stage
 from autoswift.engines.stages import search_stage, train_stage
 from autoswift.engines.worker import ModelWorker
 from autoswift.evaluate.metrics import score_answers
@@ -73,7 +85,10 @@ class Pipeline:
         self._step(
             "plan", self._after("understand", "hardware") | {"task": task}, lambda: plan_stage(self.context, inputs)
         )
-        return self.record.plans()[0]
+        first = self.record.plans()[0]
+        if first.estimate.cost is not None:  # money is a limit of time once its price and the devices are known
+            self.context.clock.within(first.estimate.cost.bound(self.task.budget))
+        return first
 
     def _understand(self) -> StepResult:
         choose = self.choose
@@ -87,7 +102,8 @@ class Pipeline:
             The run's result: metric, base, tuned, difference, address, report, partial_reasons.
         """
         first = self.plan()
-        if self.record.step("fetch") is None and not self._confirmed(first):
+        begun = self.record.step("fetch") or self.record.step("probe-1")
+        if begun is None and not self._confirmed(first):
             return {"declined": True}
         plan = self._search(first)
         with ModelWorker(train_python(), self.context.folder, plan.training.threads) as worker:
@@ -113,8 +129,9 @@ class Pipeline:
         return answer
 
     def _search(self, first: Plan) -> Plan:
-        """fetch & verify → recount → search → train."""
+        """probe models → fetch & verify → recount → trace and probe the memory → search → train."""
         context = self.context
+        first = self._probed(first)
         inputs = stored_inputs(context, *profiles_of(self.record))
         device = inputs.hardware.device
         fetched = self._step("fetch", {"model": first.model}, lambda: fetch_stage(context, first))
@@ -124,14 +141,44 @@ class Pipeline:
             self._after("plan", "fetch"),
             lambda: recount_stage(context, inputs, first, model),
         )
-        plan = self._plan_of("recount")
+        plan = self._fitted(inputs, self._plan_of("recount"), model)
         score = lambda answers, references: score_answers(plan.search.metric, answers, references)  # noqa: E731
         found = self._step("search", self._after("recount"), lambda: search_stage(context, plan, device, score))
+        remember_peaks(context, plan, device)
         newest = self.record.plans()[-1]
         rate = float(found.value["measured_tokens_per_second"])
         plan = newest if newest.revision > plan.revision else remeasured(context, plan, rate)
         self._step("train", self._after("search"), lambda: train_stage(context, plan, device, score))
+        remember_peaks(context, plan, device)
         return plan
+
+    def _probed(self, first: Plan) -> Plan:
+        """The plan after the best candidates were tried, where that was asked for and pays."""
+        context = self.context
+        inputs = stored_inputs(context, *profiles_of(self.record))
+        if self.record.step("probe") is None and not probe_plan(inputs).trials:
+            return first
+        if self.record.step("probe") is None:
+            self._step("probe", self._after("plan"), lambda: probe_stage(context, inputs, first))
+        return self._plan_of("probe")
+
+    def _fitted(self, inputs: Inputs, plan: Plan, model: Path) -> Plan:
+        """The plan after its memory was traced, and measured on the longest rows, where that is worth it."""
+        context, device = self.context, inputs.hardware.device
+        why = trace_skipped(context, plan, device, room_bytes(inputs), model)
+        if why:
+            self._skip(("trace",), why)
+        else:
+            asked = self._after("recount", "fetch")
+            traced = self._step("trace", asked, lambda: trace_stage(context, inputs, plan, model))
+            inputs, plan = with_step_margin(inputs, traced.value), self._plan_of("trace")
+        why = probe_skipped(context, plan)
+        if why:
+            self._skip(("memory",), why)
+            return plan
+        asked = self._after("recount") | {"plan": plan.revision}
+        self._step("memory", asked, lambda: memory_probe_stage(context, inputs, plan))
+        return self._plan_of("memory")
 
     def _plan_of(self, stage: str) -> Plan:
         revision = int(self.record.value(stage)["revision"])
@@ -180,4 +227,11 @@ class Pipeline:
         work: Callable[[], StepResult],
         still_valid: Callable[[], bool] | None = None,
     ) -> StepResult:
-        return step(self.record, self.context.journal, name, inputs, work, still_valid)
+        def valid() -> bool:
+            # A step that made a plan has not been done while that plan is not there (it may have been damaged).
+            made = self.record.value(name)
+            revision = made.get("revision") if isinstance(made, dict) else None
+            there = revision is None or (self.record.folder / "plan" / f"{revision}.json").exists()
+            return there and (still_valid is None or still_valid())
+
+        return step(self.record, self.context.journal, name, inputs, work, valid)

@@ -13,12 +13,14 @@ from autoswift.domain.plan import ModelChoice, Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.trial import Trial
 from autoswift.engines.context import EngineContext
-from autoswift.engines.simulated import SimulatedEngine
+from autoswift.engines.curves import CurveTable
+from autoswift.engines.simulated import SimulatedEngine, TableLandscape
 from autoswift.engines.stages import last_answer
 from autoswift.engines.swift import SwiftEngine
 from autoswift.evaluate.metrics import score_answers
 from autoswift.testing.engine_contract import TrainEngineContract, drain
 from support import EXAMPLE, tiny_model
+from unit.curve_tables import write
 from unit.plans import make_plan
 
 
@@ -30,6 +32,27 @@ class TestSimulated(TrainEngineContract):
     @pytest.fixture
     def engine(self, tmp_path: Path) -> SimulatedEngine:
         return SimulatedEngine(tmp_path)
+
+
+class TestSimulatedByTable(TrainEngineContract):
+    """Recorded curves instead of a formula."""
+
+    @pytest.fixture
+    def plan(self) -> Plan:
+        return make_plan()
+
+    @pytest.fixture
+    def engine(self, tmp_path: Path) -> SimulatedEngine:
+        table = CurveTable.load(write(tmp_path / "curves.npz"))
+        return SimulatedEngine(tmp_path, TableLandscape(table=table, corpus="first"))
+
+
+class TestSimulatedOnTheRealClock(TestSimulated):
+    """The same trials, a simulated second in a millisecond."""
+
+    @pytest.fixture
+    def engine(self, tmp_path: Path) -> SimulatedEngine:
+        return SimulatedEngine(tmp_path, time_scale=1e-3)
 
 
 @pytest.mark.e2e

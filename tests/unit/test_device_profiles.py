@@ -14,7 +14,7 @@ from autoswift.domain.profile import GIB, Device, HardwareProfile
 from autoswift.errors import InputError
 from autoswift.hardware.devices import lookup
 from autoswift.hardware.memory import MemorySettings
-from autoswift.hardware.money import VARIABLE, cheapest, cost, price_of, user_price, watts
+from autoswift.hardware.money import VARIABLE, cheapest, price_of, stage_cost, user_price, watts
 from autoswift.hardware.probe import from_json
 from autoswift.hardware.profile import DeviceProfile, device_profile, load_profile, save_profile
 from autoswift.hardware.shape import shape_of
@@ -214,14 +214,15 @@ def test_swift_parses_every_flag():
 
 
 def test_an_hour_of_an_h100_costs_its_list_price():
-    card = lookup("h100").device()
-    found = cost(card, 1800, devices=2)
+    machine = from_json(PROBES / "h100.json")
+    price = price_of(machine.device)
+    found = stage_cost(1800, price.per_hour, machine, devices=2)
     assert found.device_hours == 1
-    assert found.money == price_of(card).per_hour
-    assert found.price.basis == "list"
-    assert "approximate" in found.price.source
-    assert cost(card, 1800, currency="CNY").currency == "CNY"
-    assert 350 < cost(card, 3600, busy=0.95).watt_hours / 1.1 - 100 < 700.1
+    assert found.money == price.per_hour
+    assert price.basis == "list"
+    assert "approximate" in price.source
+    assert price_of(machine.device, currency="CNY").currency == "CNY"
+    assert 350 < stage_cost(3600, None, machine, busy=0.95).watt_hours / 1.1 - 100 < 700.1
 
 
 @pytest.mark.parametrize(
@@ -236,8 +237,8 @@ def test_an_hour_of_an_h100_costs_its_list_price():
     ],
 )
 def test_the_users_price_wins(text, value, currency):
-    found = cost(lookup("h100").device(), 3600, environ={VARIABLE: text})
-    assert (found.money, found.currency, found.price.basis) == (value, currency, "user")
+    found = price_of(lookup("h100").device(), environ={VARIABLE: text})
+    assert (found.per_hour, found.currency, found.basis) == (value, currency, "user")
 
 
 @pytest.mark.parametrize("text", ["cheap", "-1", "nan", "inf", "1,5"])
@@ -247,7 +248,10 @@ def test_a_price_that_is_none_is_refused(text):
 
 
 def test_an_unknown_card_has_no_price_but_energy():
-    found = cost(Device(kind="cuda", name="mystery", power_limit_watts=300), 3600)
+    machine = from_json(PROBES / "h100.json")
+    mystery = replace(machine, devices=(Device(kind="cuda", name="mystery", power_limit_watts=300),))
+    assert price_of(mystery.device) is None
+    found = stage_cost(3600, None, mystery)
     assert found.money is None
     assert found.watt_hours > 100
 

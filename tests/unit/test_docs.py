@@ -35,7 +35,8 @@ from autoswift.understand.sourced import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [("README.md", "README.zh.md")] + [
-    (f"docs/en/{name}.md", f"docs/zh/{name}.md") for name in ("usage", "how-it-decides", "architecture")
+    (f"docs/en/{name}.md", f"docs/zh/{name}.md")
+    for name in ("usage", "how-it-decides", "architecture", "many-devices", "plans")
 ]
 BOTH = [name for pair in PAIRS for name in pair]
 DOCS = [*BOTH, "design/LOG.md"]
@@ -187,10 +188,11 @@ def plan() -> Plan:
 
 
 def situations() -> list[Inputs]:
-    """A CPU, two cards of a kind, and a result for the edge: between them every decision of a plan is made."""
+    """A CPU, two cards of a kind, a result for the edge, a cluster: between them every decision of a plan is made."""
     cpu, card = inputs(), inputs(RTX, ONLINE)
     two = replace(card, hardware=replace(card.hardware, devices=(RTX, replace(RTX, index=1))))
-    return [cpu, two, replace(cpu, profile=replace(cpu.profile, deploy="edge"))]
+    ray = replace(card, task=replace(card.task, options={"executor": "ray"}))
+    return [cpu, two, replace(cpu, profile=replace(cpu.profile, deploy="edge")), ray]
 
 
 @cache
@@ -240,7 +242,8 @@ OVERRULED = sorted(
 @pytest.mark.parametrize(("setting", "value"), OVERRULED)
 def test_overruling_a_decision_changes_what_will_be_done(setting: str, value: str) -> None:
     given = next(one for one in situations() if setting in {d.name for d in make_plan(one).decisions})
-    changed = make_plan(replace(given, task=replace(given.task, options={setting: typed(value)})))
+    options = given.task.options | {setting: typed(value)}
+    changed = make_plan(replace(given, task=replace(given.task, options=options)))
     assert changed.decision(setting).source == "user"
     assert replace(changed, decisions=()) != replace(make_plan(given), decisions=())
 

@@ -120,7 +120,7 @@ def test_failures_retries_and_what_was_changed(done: RunRecord) -> None:
     assert "The machine ran out of memory" in text
     assert "the effective batch stays 16" in text
     assert "gradient_accumulation_steps 8" in text
-    assert "1 min 4 s of it in failed trials" in text  # the failed one's device-seconds
+    assert "lost in 2 failed attempts (1 min 25 s)" in text  # of the failed trial, and the one that was tried again
 
 
 def test_the_test_set_was_opened_once(done: RunRecord) -> None:

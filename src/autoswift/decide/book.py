@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from autoswift.domain.decision import Alternative, Decision, Evidence, Source
@@ -13,8 +15,24 @@ SOURCING = ("data_source", "teacher_rows", "teacher_requests", "teacher_tokens")
 """Settings of the search for data, which is over when the plan is made."""
 
 
+_supposing: ContextVar[bool] = ContextVar("supposing", default=False)
+
+
+@contextmanager
+def supposing() -> Iterator[None]:
+    """Plans made within are only asked what they decide: their words and alternatives are left empty."""
+    before = _supposing.set(True)
+    try:
+        yield
+    finally:
+        _supposing.reset(before)
+
+
 class Book:
     """The decisions so far.
+
+    Attributes:
+        silent: nobody reads the reasons: what only fills them need not be worked out.
 
     Args:
         options: settings that the user fixed, by decision name.
@@ -25,10 +43,13 @@ class Book:
     def __init__(self, options: Mapping[str, Any], language: str, decided: Sequence[Decision] = ()) -> None:
         self.options = {k: v for k, v in options.items() if k not in SOURCING}
         self.language = language
+        self.silent = _supposing.get()
         self.decisions: list[Decision] = list(decided)
 
     def say(self, key: str, /, **values: object) -> str:
         """A text of the catalogue, `decide.` put before the key."""
+        if self.silent:
+            return ""
         return text(f"decide.{key}", self.language, **values)
 
     def fact(self, name: str, value: Any, words: str) -> Evidence:

@@ -2,7 +2,7 @@
 
 For each fact that decisions name as a lever, the plan is made on a sweep of values around the real one (a factor of
 `STEP` apart); where a decision first differs, the bound is found by bisection. The plan is a pure function that takes
-milliseconds, and all decisions share the sweeps.
+milliseconds, nobody reads its words, and all decisions share the sweeps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from autoswift.decide.book import supposing
 from autoswift.decide.facts import LEVERS, suppose, value_of
 from autoswift.decide.inputs import Inputs
 from autoswift.domain.decision import Condition, Decision
@@ -42,7 +43,8 @@ class _Probe:
         """The decisions with the fact set so; None where the request is refused there."""
         if value not in self.known:
             try:
-                made = self.planner(suppose(self.inputs, self.fact, value))
+                with supposing():
+                    made = self.planner(suppose(self.inputs, self.fact, value, trusted=True))
                 self.known[value] = {d.name: d.value for d in made.decisions}
             except AutoSwiftError:
                 self.known[value] = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from autoswift.decide.inputs import Inputs
 from autoswift.errors import InputError
 from autoswift.tables import explain
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 GIB = 2**30
 
@@ -40,6 +41,7 @@ LEVERS: dict[str, Lever] = {
     "availability.huggingface": Lever(choices=(False, True)),
     "task.budget.hours": Lever(1 / 60, 24 * 30, whole=False),
     "task.budget.trials": Lever(1, 1000),
+    "task.budget.money": Lever(0.01, 1_000_000, whole=False),
     "task.full": Lever(choices=(False, True)),
     "task.target": Lever(choices=("local", "none")),
     "profile.domain": Lever(choices=("general", "medical", "legal", "code", "math")),
@@ -70,12 +72,13 @@ def value_of(inputs: Inputs, fact: str) -> Any:
     return found
 
 
-def suppose(inputs: Inputs, fact: str, value: Any) -> Inputs:
+def suppose(inputs: Inputs, fact: str, value: Any, *, trusted: bool = False) -> Inputs:
     """The inputs with one fact set otherwise.
 
     Args:
         fact: its place, as `hardware.devices.0.free_bytes` or `task.budget.hours`.
         value: as a JSON value.
+        trusted: it is one that `LEVERS` allows: nothing is checked but its kind.
 
     Raises:
         InputError: when there is no such fact, or the value is of another kind.
@@ -86,7 +89,7 @@ def suppose(inputs: Inputs, fact: str, value: Any) -> Inputs:
     try:
         changed: Inputs = _set(inputs, words, value)
         section = getattr(changed, words[0])
-        checked = dataclasses.replace(changed, **{words[0]: _checked(section)})
+        checked = changed if trusted else dataclasses.replace(changed, **{words[0]: _checked(section)})
     except (KeyError, IndexError, AttributeError) as exc:
         raise InputError(*explain("decide.no_fact", fact=fact, facts=", ".join(LEVERS))) from exc
     except (TypeError, ValueError) as exc:  # pydantic's ValidationError is a ValueError
@@ -100,6 +103,8 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 def _checked(section: Any) -> Any:
     """A section of the inputs with every value of its kind."""
+    from pydantic import TypeAdapter
+
     kind = type(section)
     if kind.__name__ not in _ADAPTERS:
         _ADAPTERS[kind.__name__] = TypeAdapter(kind)

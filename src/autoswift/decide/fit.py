@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from autoswift.domain.plan import Method
 from autoswift.domain.profile import Device, LengthStats
+from autoswift.hardware.margins import with_margin
 from autoswift.hardware.memory import MemoryEstimate, MemorySettings, peak_memory
 from autoswift.hardware.shape import ModelShape
 from autoswift.hardware.speed import GENERATION_LAUNCH
@@ -37,6 +38,7 @@ class Room:
         liger: Liger's kernels are installed and run there.
         attention: the implementation that runs there.
         precision: float32, bfloat16 or float16. optimizer: the AdamW of the device.
+        margins: factor on the predicted memory by method, where trainings were measured.
     """
 
     device: Device
@@ -47,6 +49,7 @@ class Room:
     attention: str = "sdpa"
     precision: str = "bfloat16"
     optimizer: str = "adamw_torch"
+    margins: tuple[tuple[Method, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +137,9 @@ def ways(shape: ModelShape, methods: Sequence[Method], need: Need, room: Room) -
     if not fitting:
         return []
     best = stairs[bisect_right([need for need, _ in stairs], room.bytes) - 1][1]
+    same = replace(best, told_seconds=0.0)
     rest = sorted(
-        (one for one in fitting if one != replace(best, told_seconds=0.0)),
+        (one for one in fitting if one != same),
         key=lambda one: (one.device_seconds, one.changes),
     )
     return [best, *rest]
@@ -252,6 +256,7 @@ def _weighed(
             sharding=sharding,
         ),
     )
+    estimate = with_margin(estimate, dict(room.margins).get(method, 1.0))
     rows = micro * devices
     accumulation = max(1, need.batch // rows)
     step = step_time(

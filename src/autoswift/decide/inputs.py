@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autoswift.catalog.availability import Availability
 from autoswift.catalog.models import ModelFacts
@@ -10,6 +10,8 @@ from autoswift.catalog.tokens import TokenStats
 from autoswift.domain.decision import Decision
 from autoswift.domain.profile import DataProfile, HardwareProfile, TaskProfile
 from autoswift.domain.task import Task
+from autoswift.hardware.margins import Margin
+from autoswift.knowledge.evidence import Experience
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,11 @@ class Inputs:
         folder: facts of the model folder that the user named, if it is one.
         tokens: of the training rows by the model's own tokenizer, once it is here.
         seconds_spent: of the wall-clock budget.
-        decided: what was decided before the plan: where the data came from.
+        decided: what was decided before the plan: where the data came from, and the model where probes chose it.
+        probe_seconds: that trying models takes before one is fetched for good.
+        margins: on predicted memory, from trainings that were measured; those of this run come first.
+        experience: what earlier runs on such tasks taught.
+        lanes: trials that run at once.
     """
 
     task: Task
@@ -46,6 +52,10 @@ class Inputs:
     measured: Measured = Measured()
     seconds_spent: float = 0.0
     decided: tuple[Decision, ...] = ()
+    margins: tuple[Margin, ...] = ()
+    probe_seconds: float = 0.0
+    experience: Experience = field(default_factory=Experience)
+    lanes: int = 1
 
     @property
     def on_cpu(self) -> bool:

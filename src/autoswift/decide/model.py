@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from autoswift.catalog.models import ModelFacts
 from autoswift.decide.book import Book
@@ -11,6 +12,7 @@ from autoswift.decide.kept import Kept
 from autoswift.decide.need import constraints_of
 from autoswift.decide.nofit import named_does_not_fit
 from autoswift.decide.recommend import Candidate, Recommendation, recommend
+from autoswift.decide.spending import too_little_money
 from autoswift.domain.decision import Evidence
 from autoswift.domain.plan import ModelChoice
 from autoswift.errors import InputError, ModelError
@@ -20,6 +22,7 @@ USEFUL_TOKENS = 50_000
 """Fewer trained tokens than this hardly move a model: about 200 dialogues of 250 tokens (the table has it too)."""
 LEVERS = (
     "hardware.devices.0.free_bytes",
+    "task.budget.money",
     "task.budget.hours",
     "availability.huggingface",
     "profile.goal",
@@ -28,6 +31,12 @@ LEVERS = (
 
 
 _recommend = Kept(recommend)
+_first = Kept(partial(recommend, depth=1))
+
+
+def recommended(inputs: Inputs) -> Recommendation:
+    """The candidates for a plan's inputs, best first."""
+    return _recommend(inputs.profile, inputs.hardware, constraints_of(inputs), inputs.models)
 
 
 def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
@@ -47,7 +56,9 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
             instead=book.say("instead.model"),
         )
         return choice
-    found = _recommend(inputs.profile, inputs.hardware, constraints_of(inputs), inputs.models)
+    found = (_first if book.silent else _recommend)(
+        inputs.profile, inputs.hardware, constraints_of(inputs), inputs.models
+    )
     best = found.best
     if best is None:
         raise _nothing(found.filtered, inputs)
@@ -58,9 +69,9 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
     book.add(
         "model",
         best.facts.id,
-        book.say(key, score=score, parts=best.words(book.language)),
-        evidence=[_in_words(best.facts, book), *_parts(best, book), *_room(best, book)],
-        alternatives=_others(found, book),
+        "" if book.silent else book.say(key, score=score, parts=best.words(book.language)),
+        evidence=[] if book.silent else [_in_words(best.facts, book), *_parts(best, book), *_room(best, book)],
+        alternatives=[] if book.silent else _others(found, book),
         levers=LEVERS,
         instead=book.say("instead.model"),
     )
@@ -84,6 +95,7 @@ def to_choice(facts: ModelFacts, inputs: Inputs) -> ModelChoice:
         model_type=facts.model_type,
         template=facts.template,
         parameters=facts.parameters,
+        active=facts.active,
         layers=facts.layers,
         hidden=facts.hidden,
         heads=facts.heads,
@@ -154,6 +166,9 @@ def _nothing(filtered: Sequence[Candidate], inputs: Inputs) -> InputError:
     known = [(one.why_not, one.facts) for one in filtered if one.why_not]
     if inputs.task.model and len(known) == 1 and known[0][0].code == "out_memory":
         return named_does_not_fit(known[0][1], inputs)
+    slow = [dict(why_not.values)["minutes"] for why_not, facts in known if why_not.code == "out_slow" and facts.curated]
+    if slow and (short := too_little_money(inputs, 2 * min(map(float, slow)) / 60)) is not None:
+        return short  # a training may take half of the wall-clock that the money buys
     known.sort(key=lambda pair: (pair[0].code in _DULL, not pair[1].curated, pair[1].parameters))
     reasons = "; ".join(f"{facts.id}: {why_not.words(inputs.task.language)}" for why_not, facts in known[:6])
     return ModelError(*explain("decide.no_fit", reasons=reasons))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from autoswift.catalog.availability import Availability
 from autoswift.decide.inputs import Inputs
 from autoswift.domain.profile import TaskProfile
+from autoswift.hardware.margins import Margin
 from autoswift.tables import has_text, table, text
 
 
@@ -80,15 +82,19 @@ class Constraints:
         availability: where models can be had from; None asks nothing of them.
         language: of the data; empty: the profile's.
         length: tokens of a row, for the memory of training.
+        longest: tokens of the longest row: where not one of them can be trained on, the model is out; 0 when unknown.
         seconds: wall-clock of the run.
         named: the user named the model: terms that must be accepted may be theirs to accept.
+        margins: on the predicted memory of training, where trainings were measured.
     """
 
     availability: Availability | None = None
     language: str = ""
     length: int = 512
+    longest: int = 0
     seconds: float = float("inf")
     named: bool = False
+    margins: tuple[Margin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +142,25 @@ def constraints_of(inputs: Inputs) -> Constraints:
     return Constraints(
         availability=inputs.availability,
         language=inputs.data.language,
+        longest=_longest(inputs),
         seconds=inputs.task.budget.seconds,
         named=bool(inputs.task.model),
+        margins=inputs.margins,
     )
+
+
+def _longest(inputs: Inputs) -> int:
+    """Tokens of the longest row that is trained on, about.
+
+    Characters count, also once tokens are known: a later plan is to see the same candidates.
+    """
+    rules, data = table("rules"), inputs.data
+    chinese, latin = (float(rules["tokens"][script]) for script in ("cjk_native", "latin"))
+    row = data.characters.max * (data.cjk_share * chinese + (1 - data.cjk_share) * latin)
+    said = inputs.task.options.get("max_length")
+    most = said if isinstance(said, int) and said > 0 else int(rules["length"]["largest"])
+    step = int(rules["length"]["step"])
+    return int(min(math.ceil(row / step) * step, most))
 
 
 def edge_box(profile: TaskProfile) -> EdgeBox:

@@ -21,7 +21,7 @@ def evaluation_settings(inputs: Inputs, length: Lengths, book: Book) -> Evaluati
     """Metric, rows and answer length. A short wall-clock makes the samples smaller, never below a bound."""
     rules = table("rules")["evaluation"]
     sizes = dict(rules["gpu" if inputs.task.full or not inputs.on_cpu else "cpu"])
-    hours = inputs.task.budget.hours
+    hours = inputs.task.budget.seconds / 3600  # those that the money buys, where it is the tighter limit
     shrink = min(1.0, hours / float(rules["short_hours"]))
     least = int(rules["smallest_rows"])
     splits = inputs.data.splits

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autoswift.decide.book import Book
+from autoswift.decide.executor import choose_executor
+from autoswift.decide.experience import begin
 from autoswift.decide.inputs import Inputs
-from autoswift.decide.model import choose_model
 from autoswift.decide.outputs import METRIC_BY_GOAL, evaluation_settings, serving_settings
+from autoswift.decide.probes import choose_with_probes
 from autoswift.decide.schedule import lengths, schedule
+from autoswift.decide.search_shape import lanes_for, rungs_for, search_seconds
 from autoswift.decide.spending import cost_of, with_price
 from autoswift.decide.training import max_length, training_settings
 from autoswift.decide.way import need_of, settle_fit
@@ -37,7 +42,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         levers=("profile.goal",),
         instead=book.say("instead.goal"),
     )
-    chosen = choose_model(inputs, book)
+    chosen, inputs = choose_with_probes(inputs, model, book)
     model = model or chosen
     length = lengths(inputs, model)
     longest = max_length(model, length, book)
@@ -46,15 +51,21 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
     need = need_of(inputs, length, longest)
     way = settle_fit(inputs, model, need, book)
     fit = way.fit
-    inputs = with_price(inputs, fit.devices)  # what the money buys depends on how many devices are held
+    lanes = lanes_for(inputs, fit.devices, book)
+    # What the money buys depends on how many devices are held.
+    inputs = replace(with_price(inputs, fit.devices * lanes), lanes=lanes)
     evaluation = evaluation_settings(inputs, length, book)
     timed = length.row.mean / fit.told_seconds if fit.told_seconds > 0 else 0.0
     rate = inputs.measured.tokens_per_second or timed or float(table("rules")["schedule"]["unknown_rate"])
     times = schedule(inputs, model, evaluation, rate, length, book)
+    rungs = rungs_for(inputs, times, max(length.row.mean, 1.0), rate, book)
     training, space = training_settings(inputs, model, way, times, length, book)
+    start = begin(inputs, model, training.method, space, times.trials, book)
+    place = choose_executor(inputs, training, fit.estimate.peak_bytes, book)
     reserved = times.stage_seconds["loadtest"] > 0
     serving = serving_settings(inputs, longest, evaluation.max_new_tokens, reserved, book)
-    stages = times.stage_seconds
+    stages = times.stage_seconds | {"search": search_seconds(times, rungs, rate, lanes)}
+    stages |= {"probe": inputs.probe_seconds} if inputs.probe_seconds else {}
     return Plan(
         revision=revision,
         cause=cause,
@@ -63,7 +74,11 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
         training=training,
         search=SearchSettings(
             trials=times.trials,
-            space=space,
+            space=start.space,
+            start_points=start.points,
+            memory_probe=way.memory_probe,
+            rungs=rungs,
+            lanes=lanes,
             trial_tokens=times.trial_tokens,
             final_tokens=times.final_tokens,
             tokens_per_row=round(length.row.mean, 2),
@@ -73,7 +88,9 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
             epochs=times.epochs,
             reserve_seconds=round(times.reserve_seconds, 1),
             metric=evaluation.metric,
-            executor=str(book.add("executor", "local", book.say("executor"))),
+            executor=place.executor,
+            ray_address=place.ray_address,
+            device_share=place.device_share,
         ),
         evaluation=evaluation,
         serving=serving,

@@ -17,6 +17,7 @@ from autoswift.decide.need import Constraints, EdgeBox, Need, Reason, edge_box, 
 from autoswift.decide.weigh import Part, Weighed, order, weighed
 from autoswift.domain.plan import Method
 from autoswift.domain.profile import GIB, Device, HardwareProfile, TaskProfile
+from autoswift.hardware.margins import Margin, margin_for, with_margin
 from autoswift.hardware.memory import MemorySettings, peak_memory, weight_bytes
 from autoswift.hardware.serving_memory import BYTES_A_WEIGHT, serving_memory
 from autoswift.hardware.shape import ModelShape, shape_of
@@ -171,7 +172,8 @@ class _Place:
     def key(self) -> tuple[Any, ...]:
         """All that a model's needs depend on but the free memory."""
         device = self.device
-        return (device.kind, device.name, device.bf16, device.tflops, self.constraints.length)
+        margins = self.constraints.margins
+        return (device.kind, device.name, device.bf16, device.tflops, self.constraints.length, margins)
 
 
 SERVED = {16: "none", 8: "q8_0", 4: "q4_k_m"}
@@ -193,18 +195,34 @@ class _Wants:
     serve: dict[int, int]
     fetch: float
     start: float
+    margins: tuple[Margin, ...] = ()
     known: dict[tuple[str, Method], float] = field(default_factory=dict)
+    base: dict[Method, int] = field(default_factory=dict)
+    long: dict[int, int] = field(default_factory=dict)
 
     def train(self, method: Method) -> int:
         """Upper bound of the bytes that training takes."""
         key = ("bytes", method)
         if key not in self.known:
-            self.known[key] = peak_memory(self.shape, method, self.settings).high
+            self.known[key] = self._high(method, self.settings)
         return int(self.known[key])
+
+    def _high(self, method: Method, settings: MemorySettings) -> int:
+        margin = margin_for(self.margins, self.shape.family, method)
+        return with_margin(peak_memory(self.shape, method, settings), margin.factor if margin else 1.0).high
+
+    def least(self, length: int) -> int:
+        """Upper bound of the bytes that training on one row of a length takes at least, by whatever method."""
+        if length not in self.long:
+            settings = replace(self.settings, length=length, rank=max(table("rules")["lora"]["ranks"]))
+            self.long[length] = min(self._high(method, settings) for method in self.methods)
+        return self.long[length]
 
     def weights(self, method: Method) -> int:
         """Bytes of the base's weights alone: when they do not fit, nothing does."""
-        return weight_bytes(self.shape, method, self.settings.precision)
+        if method not in self.base:
+            self.base[method] = weight_bytes(self.shape, method, self.settings.precision)
+        return self.base[method]
 
     def rate(self, method: Method) -> float:
         """Tokens a second that training gets through; 0 where the device's rate is unknown."""
@@ -250,22 +268,32 @@ def _placed(one: Weighed, place: _Place) -> Candidate:
     wants = one.known.get(place.key)
     if wants is None:
         wants = one.known[place.key] = _wants(one.facts, place)
-    whole = Candidate(facts=one.facts, score=one.score, parts=one.parts)
     room = place.room
     method = wants.method(room)
     if method is None:
         # The weights alone say enough where they are too large; else the whole is told.
         last = wants.methods[-1]
         need = wants.weights(last) if wants.weights(last) > room else wants.train(last)
-        return replace(whole, why_not=Reason.of("out_memory", need=_gib(need), room=_gib(room)))
+        return _out(one, Reason.of("out_memory", need=_gib(need), room=_gib(room)))
+    longest = min(place.constraints.longest, one.facts.context or place.constraints.longest)
+    if longest > place.constraints.length and (need := wants.least(longest)) > room:
+        return _out(one, Reason.of("out_memory", need=_gib(need), room=_gib(room)))
     bits, serve, why_not = _serving(one, place, wants)
     if why_not is not None:
-        return replace(whole, why_not=why_not)
+        return _out(one, why_not)
     seconds, limit = wants.seconds(method), place.seconds
     if seconds > limit and not place.spared(one.facts):
-        return replace(whole, why_not=Reason.of("out_slow", minutes=f"{seconds / 60:.0f}", most=f"{limit / 60:.0f}"))
-    found = replace(
-        whole,
+        return _out(one, Reason.of("out_slow", minutes=f"{seconds / 60:.0f}", most=f"{limit / 60:.0f}"))
+    score, parts = one.score, one.parts
+    plain = 4 if place.box else 8 if place.device.kind == "cpu" else 16
+    if method != "lora" or bits < plain:
+        points = float(table("recommend")["points"]["squeezed"])
+        reason = Reason.of("squeezed_train" if method != "lora" else "squeezed_serve", bits=bits)
+        score, parts = round(score + points, 4), (*parts, Part("squeezed", points, reason))
+    return Candidate(
+        facts=one.facts,
+        score=score,
+        parts=parts,
         method=method,
         serve_bits=bits,
         train_bytes=wants.train(method),
@@ -275,13 +303,10 @@ def _placed(one: Weighed, place: _Place) -> Candidate:
         start_seconds=round(wants.start, 1),
         tokens_per_second=round(wants.rate(method), 1),
     )
-    plain = 4 if place.box else 8 if place.device.kind == "cpu" else 16
-    if method == "lora" and bits >= plain:
-        return found
-    points = float(table("recommend")["points"]["squeezed"])
-    reason = Reason.of("squeezed_train" if method != "lora" else "squeezed_serve", bits=bits)
-    parts = (*found.parts, Part("squeezed", points, reason))
-    return replace(found, score=round(found.score + points, 4), parts=parts)
+
+
+def _out(one: Weighed, why_not: Reason) -> Candidate:
+    return Candidate(facts=one.facts, score=one.score, parts=one.parts, why_not=why_not)
 
 
 def _serving(one: Weighed, place: _Place, wants: _Wants) -> tuple[int, int, Reason | None]:
@@ -330,7 +355,8 @@ def _wants(facts: ModelFacts, place: _Place) -> _Wants:
         for bits in ((8, 4) if device.kind == "cpu" else (16, 8, 4))
     }
     fetch = 0.0 if facts.packaged or facts.path else facts.parameters * BYTES_ON_DISK / DOWNLOAD_RATE
-    return _Wants(shape, settings, device, methods, serve, fetch, start_seconds(shape, device))
+    margins = place.constraints.margins
+    return _Wants(shape, settings, device, methods, serve, fetch, start_seconds(shape, device), margins)
 
 
 def _gib(amount: float) -> str:

@@ -186,12 +186,13 @@ def schedule(
     cap = float(rules["tokens"]["cpu_cap"]) if capped else float("inf")
     trials, tokens = _trials(inputs, (costs.trial, smallest), rate, device_time, cap)
     total = _say_cap(capped, int(min(tokens, cap, full * (trials + 1))), tokens, book)
-    if total >= full * trials or trials == 1:
-        trial_tokens = final_tokens = min(full, two_digits(total // trials))
+    waves = math.ceil(trials / inputs.lanes)  # trials that follow each other; those beside each other cost no time
+    if total >= full * waves or trials == 1:
+        trial_tokens = final_tokens = min(full, two_digits(total // waves))
         promote = True
     else:
         final_tokens = min(full, two_digits(total * float(rules["schedule"]["final_share"])))
-        trial_tokens = min(final_tokens, two_digits((total - final_tokens) / trials))
+        trial_tokens = min(final_tokens, two_digits((total - final_tokens) / waves))
         promote = False
     trials = _say_trials(inputs, trials, costs, book)
     trial_tokens = book.add(
@@ -232,7 +233,7 @@ def schedule(
 
 
 def _trials(inputs: Inputs, least: tuple[float, float], rate: float, time: float, cap: float) -> tuple[int, int]:
-    """As many trials as asked for, fewer when each would be too short; and the tokens that the time holds.
+    """As many trials as asked for, fewer when each would be too short; and the tokens one lane has the time for.
 
     Args:
         least: seconds that a trial costs beside training, and tokens that it needs to say anything.
@@ -244,9 +245,10 @@ def _trials(inputs: Inputs, least: tuple[float, float], rate: float, time: float
     trials = int(inputs.task.options.get("trials", inputs.task.budget.trials))
     while trials > 1:
         # One process more than trials: the final training.
-        tokens = (time - (trials + 1) * overhead) * rate * safety
+        waves = math.ceil(trials / inputs.lanes)
+        tokens = (time - (waves + 1) * overhead) * rate * safety
         share = 1 - float(rules["final_share"])
-        if min(tokens, cap) * share / trials >= smallest:
+        if min(tokens, cap) * share / waves >= smallest:
             return trials, int(tokens)
         trials -= 1
     single = smallest * float(rules["least_updates"]) / float(rules["min_trial_updates"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from autoswift.decide.book import Book
+from autoswift.decide.executor import asks_for_cluster
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.schedule import Schedule
 from autoswift.domain.profile import Device
@@ -28,10 +29,11 @@ def lanes_for(inputs: Inputs, devices: int, book: Book) -> int:
         inputs: of the plan. devices: that one training takes.
     """
     alike = len(like(inputs.hardware.devices))
-    if alike < 2:
+    cluster = asks_for_cluster(inputs.task.options)
+    if alike < 2 and not cluster:
         return 1
     wanted = max(1, min(alike // max(1, devices), inputs.task.budget.trials))
-    key = "one" if wanted == 1 else "several"
+    key = "cluster" if cluster else "one" if wanted == 1 else "several"
     words = book.say(f"parallel_trials.{key}", devices=alike, each=devices, trials=inputs.task.budget.trials)
     return max(1, int(book.add("parallel_trials", wanted, words, levers=("task.budget.trials",))))
 

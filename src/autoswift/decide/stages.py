@@ -1,34 +1,36 @@
-"""The stages `hardware`, `plan`, `fetch` and `recount`: the machine, the plan, the model, and the plan made anew."""
+"""The stages `hardware`, `plan`, `fetch` and `recount`: the machine, the plan, the model, and the plan made anew.
+
+What fetches a model and looks at it is imported where it is done: a plan alone needs none of it.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from autoswift.catalog.availability import Availability, availability
-from autoswift.catalog.fetch import stage
-from autoswift.catalog.folder import inspect_folder
 from autoswift.catalog.models import ModelFacts, catalog, find
-from autoswift.catalog.policy import enforce
-from autoswift.catalog.remote import candidate, is_cached, is_reference
-from autoswift.catalog.tokens import TokenCounter, default_system
 from autoswift.decide.counterfactual import explained
+from autoswift.decide.experience import recall, stored
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.planner import make_plan
 from autoswift.domain.artifact import StepResult
+from autoswift.domain.budget import Budget
 from autoswift.domain.decision import Decision
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import DataProfile, HardwareProfile, TaskProfile
 from autoswift.domain.task import Task
-from autoswift.errors import DiskFull, ModelError, StageFailed
+from autoswift.errors import DiskFull, EnvironmentMissing, ModelError, StageFailed
+from autoswift.hardware.margins import Margin, margins, read
 from autoswift.hardware.probe import probe
 from autoswift.hardware.profile import device_profile, save_profile
 from autoswift.run.context import RunContext
-from autoswift.run.files import dumps, write_atomic
+from autoswift.run.files import dumps, plain, write_atomic
 from autoswift.run.plugins import Group, load, names
 from autoswift.tables import explain, text
 
@@ -44,17 +46,29 @@ def check_plug_ins(plan: Plan) -> None:
 
     Raises:
         InputError: with the names that are registered.
+        EnvironmentMissing: when the executor needs Ray, which is not there.
     """
     for group, name in plug_ins(plan):
         if ":" not in name and name not in names(group):
             load(group, name)
+    if plan.search.executor == "ray" and find_spec("ray") is None:
+        raise EnvironmentMissing(*explain("ray.not_installed"))
 
 
 def hardware_stage(context: RunContext) -> StepResult:
     """The devices, and where models can be had from."""
     found = probe(context.folder)
     save_profile(device_profile(found, packages=found.packages), context.folder)
-    return StepResult(value={"hardware": found, "availability": availability()})
+    measured, damaged = measured_margins(found)
+    if damaged:
+        context.note(text("plan.memory.damaged", context.task.language, lines=damaged), "warn")
+    return StepResult(value={"hardware": found, "availability": availability(), "margins": measured})
+
+
+def measured_margins(hardware: HardwareProfile) -> tuple[tuple[Margin, ...], int]:
+    """What earlier trainings on this device say of predicted memory, and how many lines could not be read."""
+    seen, damaged = read()
+    return margins(seen, hardware.device), damaged
 
 
 def inputs_for(
@@ -68,6 +82,8 @@ def inputs_for(
     folder: ModelFacts | None = None
     models = catalog()
     if task.model:
+        from autoswift.catalog.folder import inspect_folder
+
         path = Path(task.model).expanduser()
         if path.is_dir() or task.model.startswith(("/", ".", "~")):
             folder = inspect_folder(path.resolve())
@@ -85,6 +101,9 @@ def _named(name: str) -> ModelFacts:
     Raises:
         ModelError: when it is not known, cannot be used, or is not allowed.
     """
+    from autoswift.catalog.policy import enforce
+    from autoswift.catalog.remote import candidate, is_reference
+
     try:
         return find(name)
     except ModelError:
@@ -97,6 +116,8 @@ def _named(name: str) -> ModelFacts:
 
 def _with_cached(facts: ModelFacts, here: Availability) -> Availability:
     """A hub's model that is on this machine already needs no hub."""
+    from autoswift.catalog.remote import is_cached
+
     return replace(
         here,
         huggingface=here.huggingface or bool(facts.hf and is_cached("huggingface", facts.hf)),
@@ -111,7 +132,31 @@ def stored_inputs(context: RunContext, profile: TaskProfile, data: DataProfile) 
     here = TypeAdapter(Availability).validate_python(value["availability"])
     sourced = context.record.value("understand").get("sourced") or {}
     decided = TypeAdapter(tuple[Decision, ...]).validate_python(sourced.get("decisions") or ())
-    return replace(inputs_for(context.task, profile, data, hardware, here), decided=decided)
+    found = inputs_for(context.task, profile, data, hardware, here)
+    probed = context.record.value("probe")
+    if probed is not None:  # what the probes decided holds, and what they took is gone
+        chosen = TypeAdapter(tuple[Decision, ...]).validate_python(probed["decisions"])
+        decided = (*decided, *chosen)
+        found = less_device_time(replace(found, task=replace(found.task, probe=0)), probe_device_seconds(context))
+    known = TypeAdapter(tuple[Margin, ...]).validate_python(value.get("margins") or ())
+    return replace(found, decided=decided, margins=known, experience=stored(context.record.value("plan")))
+
+
+def probe_device_seconds(context: RunContext) -> float:
+    """Device-seconds that went into trying models and memory before the search."""
+    steps = (context.record.step(name) for name in ("probe", "memory"))
+    return sum(float(one["result"]["metrics"].get("device_seconds") or 0.0) for one in steps if one)
+
+
+def less_device_time(inputs: Inputs, seconds: float) -> Inputs:
+    """The inputs with so many device-seconds less to spend, where these are limited."""
+    return replace(inputs, task=replace(inputs.task, budget=less(inputs.task.budget, seconds)))
+
+
+def less(budget: Budget, seconds: float) -> Budget:
+    """The budget with so many device-seconds less, where these are limited; a second is left to say that they ended."""
+    limit = budget.device_seconds
+    return budget if limit is None or seconds <= 0 else replace(budget, device_seconds=max(limit - seconds, 1.0))
 
 
 def explained_plan(inputs: Inputs, **revision: Any) -> Plan:
@@ -128,20 +173,25 @@ def explained_plan(inputs: Inputs, **revision: Any) -> Plan:
 
 
 def plan_stage(context: RunContext, inputs: Inputs) -> StepResult:
-    """Revision 1.
+    """Revision 1. What is remembered is read here, once, and kept: a resume plans with the same.
 
     Raises:
         DiskFull: when the run would not fit where it writes.
     """
+    inputs = replace(inputs, experience=recall(inputs))
+    for note in inputs.experience.notes:
+        context.note(note, "warn")
     plan = explained_plan(inputs, cause=text("plan.cause.first", context.task.language))
     check_plug_ins(plan)
     _check_disk(plan, inputs.hardware)
-    _keep(context, plan, None)
-    return StepResult(value={"revision": plan.revision})
+    keep_plan(context, plan, None)
+    return StepResult(value={"revision": plan.revision, "experience": plain(inputs.experience)})
 
 
 def fetch_stage(context: RunContext, plan: Plan) -> StepResult:
     """Stages the base model's safe files under `model/base`, hashes checked."""
+    from autoswift.catalog.fetch import stage
+    from autoswift.catalog.tokens import default_system
 
     def told(words: str, done: int, total: int) -> None:
         context.journal.progress(stage="fetch", done=done, total=total, unit="bytes", text=words)
@@ -166,6 +216,8 @@ def recount_stage(context: RunContext, inputs: Inputs, plan: Plan, model: Path) 
     Rows that are longer than the plan's `max_length` leave the training file here, counted, because swift would
     drop them without a word.
     """
+    from autoswift.catalog.tokens import TokenCounter
+
     counter = TokenCounter(model)
     folder = context.folder / "data"
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -174,7 +226,7 @@ def recount_stage(context: RunContext, inputs: Inputs, plan: Plan, model: Path) 
     cause = text("plan.cause.recount", context.task.language, model=plan.model.id)
     new = explained_plan(counted, revision=plan.revision + 1, cause=cause, model=plan.model)
     changed = _changed(plan, new)
-    _keep(context, new, plan)
+    keep_plan(context, new, plan)
     kept = [row for row in rows if counter.count(row["messages"]) <= new.training.max_length]
     if not kept:
         raise StageFailed(*explain("decide.rows_too_long", limit=new.training.max_length))
@@ -200,7 +252,8 @@ def _spent(context: RunContext, plan: Plan) -> float:
 
     A twentieth of the wall-clock is what the token safety of the rules covers easily.
     """
-    planned, real = plan.estimate.stage_seconds["fetch"], context.clock.spent
+    stages, real = plan.estimate.stage_seconds, context.clock.spent
+    planned = stages["fetch"] + stages.get("probe", 0.0)
     return round(real, 1) if real > planned + context.task.budget.seconds / 20 else planned
 
 
@@ -236,7 +289,7 @@ def remeasured(context: RunContext, plan: Plan, rate: float) -> Plan:
         estimate=replace(plan.estimate, tokens_per_second=round(rate, 1)),
         decisions=decisions,
     )
-    _keep(context, new, plan)
+    keep_plan(context, new, plan)
     return new
 
 
@@ -245,7 +298,7 @@ def _changed(old: Plan, new: Plan) -> list[str]:
     return [d.name for d in new.decisions if before.get(d.name) != d.value]
 
 
-def _keep(context: RunContext, plan: Plan, old: Plan | None) -> None:
+def keep_plan(context: RunContext, plan: Plan, old: Plan | None) -> None:
     """Writes the revision and tells of the decisions that are new."""
     # A crash between the plan file and the step's result leaves a revision behind; the same inputs make the same
     # plan, a clock that has moved on may not: then the left-over is replaced, since nothing was done by it yet.

@@ -150,7 +150,7 @@ def training_settings(
         optimizer=way.profile.optimizer,
         attention=way.room.attention,
         environment=environment_of(way, inputs),
-        flags={k: v for k, v in way.profile.swift_flags().items() if k not in SETTLED},
+        flags=flags_of(way),
         threads=inputs.hardware.cpu_cores if inputs.on_cpu else 0,
         engine=str(book.add("train_engine", "swift", book.say("train_engine"))),
     )
@@ -162,7 +162,14 @@ def environment_of(way: Way, inputs: Inputs) -> dict[str, str]:
     if way.fit.devices == 1:
         return way.profile.environment()
     many = device_profile(inputs.hardware, use=way.fit.devices, packages=inputs.hardware.packages)
-    return many.environment()
+    return many.environment() | (way.layout.environment() if way.layout else {})
+
+
+def flags_of(way: Way) -> dict[str, str]:
+    """Further arguments of the trainer: the device's, or how Megatron divides the devices."""
+    if way.layout is not None:  # its own trainer, which knows none of the device's
+        return way.layout.flags()
+    return {k: v for k, v in way.profile.swift_flags().items() if k not in SETTLED}
 
 
 def _checkpointing_why(way: Way) -> str:

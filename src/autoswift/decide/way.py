@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoswift.decide.book import Book
 from autoswift.decide.fit import Fit, Need, Room, smallest, ways
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.kept import Kept
+from autoswift.decide.megatron import NAME as MEGATRON
+from autoswift.decide.megatron import with_megatron
 from autoswift.decide.nofit import does_not_fit
 from autoswift.decide.schedule import Lengths, batch_for
+from autoswift.domain.decision import Evidence
 from autoswift.domain.plan import Method, ModelChoice
 from autoswift.errors import InputError
+from autoswift.hardware.margins import Margin, margin_for
+from autoswift.hardware.megatron import Layout
 from autoswift.hardware.profile import DeviceProfile, device_profile
 from autoswift.hardware.shape import ModelShape, shape_of
 from autoswift.tables import explain, table
@@ -103,6 +108,8 @@ class Way:
 
     Attributes:
         fit: the best. room: of the machine. need: what is trained. others: that fit too. profile: of the device.
+        layout: how Megatron divides the devices, where it is Megatron that shares the training.
+        memory_probe: steps on the longest rows come before the search.
     """
 
     fit: Fit
@@ -110,6 +117,8 @@ class Way:
     need: Need
     others: tuple[Fit, ...]
     profile: DeviceProfile
+    layout: Layout | None = None
+    memory_probe: bool = False
 
 
 _profile = Kept(lambda hardware: device_profile(hardware, packages=hardware.packages))
@@ -132,14 +141,22 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
     offered: tuple[Method, ...] = ("lora", "qlora") if quantized else ("lora",)
     methods = (wanted,) if wanted in METHODS else offered
     shape = shape_of(model)
+    room = replace(room, margins=_factors(inputs, shape))
+    # Megatron shares what would otherwise be shared by FSDP, and packs no weights into 4 bits.
+    asks_megatron = need.sharding == MEGATRON
+    if asks_megatron and not wanted:
+        methods = ("lora",)
+    need = replace(need, sharding=None) if asks_megatron else need
     found = ways(shape, methods, need, room)
     gib = f"{room.bytes / 2**30:.1f}"
     if not found:
         least = smallest(shape, methods, need, room)
         raise does_not_fit(model.id, shape, least.needed_bytes, room.bytes, inputs, need.length)
-    best = found[0]
+    best, layout, not_megatron = with_megatron(found, inputs, model, room, book, wanted=asks_megatron)
     refused = [
-        (method, _why_not(method, best, found, shape, need, room, book)) for method in METHODS if method != best.method
+        (method, _why_not(method, best, found, shape, need, room, book))
+        for method in METHODS
+        if method != best.method and not book.silent
     ]
     book.add(
         "method",
@@ -148,14 +165,38 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
         evidence=[
             book.fact("peak_gib", round(best.estimate.peak_bytes / 2**30, 2), _peak_in_words(best, book)),
             book.fact("room_gib", round(room.bytes / 2**30, 2), book.say("method.room", room=gib)),
+            *_margin_told(margin_for(inputs.margins, shape.family, best.method), book),
         ],
         alternatives=() if wanted else refused,
         levers=("hardware.devices.0.free_bytes",),
         source="formula",
     )
     _say_liger(best, room, book)
-    _say_sharing(best, room, book)
-    return Way(fit=best, room=room, need=need, others=tuple(found[1:]), profile=profile)
+    _say_sharing(best, room, book, not_megatron)
+    tried = _say_memory_probe(room, book)
+    rest = tuple(found[1:])
+    return Way(fit=best, room=room, need=need, others=rest, profile=profile, layout=layout, memory_probe=tried)
+
+
+def _factors(inputs: Inputs, shape: ModelShape) -> tuple[tuple[Method, float], ...]:
+    """By method, the factor on predicted memory that measured trainings ask for; without those that change nothing."""
+    found = ((method, margin_for(inputs.margins, shape.family, method)) for method in METHODS)
+    return tuple((method, margin.factor) for method, margin in found if margin is not None and margin.factor != 1.0)
+
+
+def _margin_told(margin: Margin | None, book: Book) -> list[Evidence]:
+    if margin is None:
+        return []
+    seen = f"{margin.low:.2f}" if margin.low == margin.high else f"{margin.low:.2f}–{margin.high:.2f}"
+    words = book.say(f"margin.{margin.source}", count=margin.count, seen=seen, factor=f"{margin.factor:.3g}")
+    return [book.fact("memory_factor", margin.factor, words)]
+
+
+def _say_memory_probe(room: Room, book: Book) -> bool:
+    """Whether two steps on the longest rows come before the search: where an allocator tells its peak."""
+    wanted = room.device.kind != "cpu"
+    because = book.say("memory_probe.on" if wanted else "memory_probe.off")
+    return bool(book.add("memory_probe", wanted, because, levers=("hardware.devices.0.kind",)))
 
 
 def _method_why(best: Fit, found: Sequence[Fit], room: str, book: Book) -> str:
@@ -204,17 +245,21 @@ def _say_liger(best: Fit, room: Room, book: Book) -> None:
         book.add("use_liger_kernel", best.liger, why, source="formula")
 
 
-def _say_sharing(best: Fit, room: Room, book: Book) -> None:
-    """With several devices: whether one training takes them all."""
+def _say_sharing(best: Fit, room: Room, book: Book, not_megatron: str) -> None:
+    """With several devices: whether one training takes them all, and how."""
     if room.devices < 2:
         return
+    because = "alone" if best.devices == 1 else "together" if best.sharding != MEGATRON else MEGATRON
+    others = [("fsdp", "not_fsdp")] if best.devices == 1 else [("none", "not_none")]
+    others += [("fsdp", "fsdp_not_megatron")] if because == MEGATRON else []
     book.add(
         "sharding",
         str(best.sharding),
-        book.say("sharding.alone" if best.devices == 1 else "sharding.together", devices=room.devices),
-        alternatives=[("fsdp", book.say("sharding.not_fsdp"))]
-        if best.devices == 1
-        else [("none", book.say("sharding.not_none"))],
+        book.say(f"sharding.{because}", devices=room.devices),
+        alternatives=[
+            *((value, book.say(f"sharding.{why}")) for value, why in others),
+            *([(MEGATRON, not_megatron)] if not_megatron else []),
+        ],
         levers=("hardware.devices.0.free_bytes",),
         source="formula",
     )

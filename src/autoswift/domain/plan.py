@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from autoswift.domain.budget import Budget
 from autoswift.domain.decision import Decision
 
 Method = Literal["full", "lora", "qlora"]
@@ -18,7 +19,7 @@ class ModelChoice:
         id: hub id, catalogue name or folder name.
         source: huggingface, modelscope, packaged or folder.
         location: hub id, or the folder's path.
-        parameters: number of weights.
+        parameters: number of weights. active: of them, those that a token goes through in a mixture of experts; else 0.
         layers, hidden, heads, kv_heads, intermediate, vocabulary: shape; 0 when unknown.
         context: longest input in tokens.
     """
@@ -29,6 +30,7 @@ class ModelChoice:
     model_type: str
     template: str
     parameters: int
+    active: int = 0
     layers: int = 0
     hidden: int = 0
     heads: int = 0
@@ -113,6 +115,11 @@ class SearchSettings:
         reserve_seconds: kept free at the end of the wall-clock for merge, evaluation, serving.
         start_seconds: until a fresh process's first step, by formula; 0 where it was not estimated.
         start_points: tried first, in this order.
+        memory_probe: two steps on the longest rows come before the search.
+        ray_address: of the cluster that the executor `ray` joins; empty starts one on this machine.
+        device_share: the part of a device that one trial gets there, 1 for the whole.
+        lanes: trials at once, each on devices of its own.
+        rungs: tokens at which short trials end, ascending, the whole trial last; empty where all are trained in full.
     """
 
     trials: int
@@ -127,8 +134,13 @@ class SearchSettings:
     metric: str
     maximise: bool = True
     executor: str = "local"
+    ray_address: str = ""
+    device_share: float = 1.0
     start_seconds: float = 0.0
     start_points: tuple[StartPoint, ...] = ()
+    memory_probe: bool = False
+    rungs: tuple[int, ...] = ()
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +174,61 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """What a stretch of a run costs.
+
+    Attributes:
+        seconds: of wall-clock. device_hours: times the devices that are held.
+        money: None where no price is known.
+        watt_hours: of the devices and the machine around them, at the wall.
+    """
+
+    seconds: float
+    device_hours: float
+    money: float | None
+    watt_hours: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostEstimate:
+    """What the whole run is expected to cost.
+
+    Attributes:
+        money: None where no price is known. limit: what may be spent; None is unlimited.
+        basis: whose price it is: option, environment, list or none. source: the same in words.
+        price_per_device_hour: 0 where unknown, or where the user said so. devices: that are held.
+        stages: the parts, which sum to the whole; `spent` is what was gone when the plan was made anew.
+    """
+
+    money: float | None
+    currency: str
+    basis: Literal["option", "environment", "list", "none"]
+    source: str
+    price_per_device_hour: float
+    devices: int
+    device_hours: float
+    watt_hours: float
+    limit: float | None = None
+    stages: dict[str, StageCost] = field(default_factory=dict)
+
+    def bound(self, budget: Budget) -> Budget:
+        """The budget with the price and the devices of this plan, by which its money becomes time."""
+        return replace(budget, price_per_device_hour=self.price_per_device_hour, devices=self.devices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What the plan expects, in bytes and seconds; the report sets it beside what was measured."""
+    """What the plan expects, in bytes, seconds and money; the report sets it beside what was measured.
+
+    Attributes:
+        cost: None in plans of before costs were counted.
+    """
 
     peak_memory_bytes: int
     memory_limit_bytes: int
     tokens_per_second: float
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    cost: CostEstimate | None = None
 
     @property
     def total_seconds(self) -> float:

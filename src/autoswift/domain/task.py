@@ -28,6 +28,8 @@ class Task:
         seed: of every random choice.
         full: lifts the demonstration's cap on trained tokens.
         language: of what people read in the run's texts.
+        knowledge: whether what earlier runs taught bears on the plan.
+        probe: how many of the best models are trained a few steps before one is taken; 0 takes the first.
         options: settings the user fixed explicitly, by their name in the plan (they become decisions of source `user`).
     """
 
@@ -45,3 +47,5 @@ class Task:
     full: bool = False
     language: Language = "en"
     options: dict[str, str | int | float | bool] = field(default_factory=dict)
+    knowledge: bool = True
+    probe: int = 0

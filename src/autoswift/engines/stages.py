@@ -8,19 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autoswift.decide.stages import less, probe_device_seconds
 from autoswift.domain.artifact import Artifact, StepResult
 from autoswift.domain.decision import Alternative, Decision, Evidence
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
-from autoswift.domain.protocols import SearchOutcome, TrainEngine
+from autoswift.domain.protocols import Executor, SearchOutcome, TrainEngine
 from autoswift.domain.trial import FINAL_TRAINING, Outcome, Proposal
 from autoswift.engines.context import EngineContext, Scorer
 from autoswift.errors import BudgetExhausted, StageFailed
 from autoswift.run.context import RunContext
 from autoswift.run.files import plain, read_json
-from autoswift.run.places import train_python
+from autoswift.run.places import OFFLINE, train_python
 from autoswift.run.plugins import load
-from autoswift.search.executors.local import LocalExecutor
 from autoswift.search.history import TrialHistory, rebuild
 from autoswift.search.searcher import Search, best_of
 from autoswift.tables import explain, named, text
@@ -52,9 +52,9 @@ def engine_of(context: RunContext, plan: Plan, score: Scorer) -> TrainEngine:
     return engine
 
 
-def executor_of(context: RunContext, plan: Plan, device: Device) -> LocalExecutor:
+def executor_of(context: RunContext, plan: Plan, device: Device) -> Executor:
     """The plan's executor; its class takes a device, the run's clock and the language of what it writes."""
-    executor: LocalExecutor = load("executors", plan.search.executor)(device, context.clock, context.task.language)
+    executor: Executor = load("executors", plan.search.executor)(device, context.clock, context.task.language)
     return executor
 
 
@@ -81,7 +81,8 @@ def search_stage(context: RunContext, plan: Plan, device: Device, score: Scorer)
     history = rebuild(context.journal.trials())
     searcher = Search(plan, history)
     executor = executor_of(context, plan, device)
-    found = executor.run(searcher, engine_of(context, plan, score), plan, context.task.budget, context.journal)
+    budget = less(context.task.budget, probe_device_seconds(context))
+    found = executor.run(searcher, engine_of(context, plan, score), plan, budget, context.journal)
     if found.best is None:
         raise _no_result(found, context)
     asked, ended = context.task.budget.trials, len(found.outcomes)
@@ -190,10 +191,17 @@ def _result(
         "metrics": plain(outcome.metrics),
         "parameters": parameters,
         "validation": {"tuned": plain(outcome.metrics)},
-        "commands": [_relative(read_json(command)["argv"], context.folder)],
+        "commands": [_command(read_json(command), context.folder)],
     }
     artifact = Artifact(path=outcome.artifact, kind="adapter", made_by=f"trial {number}")
     return StepResult(value=value, artifacts=(artifact,), metrics={"device_seconds": outcome.device_seconds})
+
+
+def _command(written: dict[str, Any], folder: Path) -> Any:
+    """A command as its words, or {argv, env} where it needs an environment of its own."""
+    argv = _relative(written["argv"], folder)
+    # The variables that keep swift from asking hubs stand before every command; these come with their own.
+    return {"argv": argv, "env": OFFLINE | written["env"]} if written.get("env") else argv
 
 
 def _relative(argv: list[str], folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from autoswift.domain.protocols import Event
 from autoswift.domain.trial import Trial
 from autoswift.engines.arguments import sft_arguments, sft_argv
 from autoswift.engines.context import EngineContext
+from autoswift.engines.megatron import megatron_arguments, megatron_argv, plain_command
 from autoswift.errors import StageFailed
 from autoswift.recover.diagnose import diagnose, oom_kills
 from autoswift.run.disk import disk_errors_explained
@@ -142,10 +143,12 @@ class _Process:
             shutil.rmtree(folder)
         settings = settings_in_force(plan, trial)
         self._stable_step = int(settings.get("stable_steps") or 0)
-        arguments = sft_arguments(context, plan.model, settings, folder / "output")
+        megatron = plan.training.sharding == "megatron"
+        make = megatron_arguments if megatron else sft_arguments
+        arguments = make(context, plan.model, settings, folder / "output")
         if checkpoint is not None:
             arguments += ["--resume_from_checkpoint", str(context.folder / checkpoint)]
-        argv = sft_argv(context, arguments, plan.training.devices)
+        argv = (megatron_argv if megatron else sft_argv)(context, arguments, plan.training.devices)
         spec = {
             "channel": self.channel,
             "stop_file": self.stop_file,
@@ -158,7 +161,9 @@ class _Process:
             "stable_step": settings.get("stable_steps"),
         }
         write_atomic(folder / "trial.json", dumps(spec, indent=1))
-        write_atomic(folder / "command.json", dumps({"argv": ["swift", "sft", *arguments]}, indent=1))
+        environment = plan.training.environment
+        plain = plain_command(arguments, environment, plan.training.devices, megatron=megatron)
+        write_atomic(folder / "command.json", dumps(plain, indent=1))
         env = child_environment(plan.training.threads) | dict(plan.training.environment)
         env |= visible_devices(session.device, plan.training.devices)
         env["AUTOSWIFT_TRIAL"] = str(folder / "trial.json")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 from autoswift import tables
@@ -118,7 +118,12 @@ def moments(recipe: Recipe, shape: ModelShape, rows: int, length: int, rank: int
         recipe: as traced.
         shape: of the model. rows, length: of a batch. rank: of the adapters.
     """
-    key, _ = nearest(recipe)
+    return list(_moments(nearest(recipe)[0], shape, rows, length, rank))
+
+
+@lru_cache(maxsize=2048)
+def _moments(key: str, shape: ModelShape, rows: int, length: int, rank: int) -> tuple[Moment, ...]:
+    """As `moments`, of a traced recipe; a search among many settings asks for the same again and again."""
     sizes = {
         "B": float(rows),
         "T": float(length),
@@ -131,23 +136,45 @@ def moments(recipe: Recipe, shape: ModelShape, rows: int, length: int, rank: int
         "r": float(rank),
         "c": float(loss_slice(shape, rows * length)),
     }
-    known: dict[str, float] = {}
+    names, table = _indexed(key)
+    known = [math.prod([sizes[letter] for letter in name]) for name in names]
     found = []
-    for base, layer, late in _traced()[key]:
-        sums = {"activations": 0.0, "logits": 0.0, "gradients": 0.0}
-        for terms, times in ((base, 1), (layer, shape.layers)):
-            for name, factor in terms.items():
-                if name not in known:
-                    known[name] = math.prod(sizes[letter] for letter in name)
-                sums[_part(name)] += times * factor * known[name]
-        found.append(Moment(**sums, late=bool(late)))
-    return found
+    for base, layer, late in table:
+        sums = [0.0, 0.0, 0.0]
+        for part, factor, name in base:
+            sums[part] += factor * known[name]
+        for part, factor, name in layer:
+            sums[part] += shape.layers * factor * known[name]
+        found.append(Moment(sums[0], sums[1], sums[2], late))
+    return tuple(found)
+
+
+Indexed = list[tuple[int, float, int]]
+"""Terms of a sum: the part of a moment that one belongs to, its factor, its place among the names."""
+
+
+@cache
+def _indexed(key: str) -> tuple[list[str], list[tuple[Indexed, Indexed, bool]]]:
+    """A recipe's terms with numbers for names: the names, and its moments."""
+    places: dict[str, int] = {}
+
+    def indexed(terms: Terms) -> Indexed:
+        return [
+            (PARTS.index(_part(name)), factor, places.setdefault(name, len(places))) for name, factor in terms.items()
+        ]
+
+    table = [(indexed(base), indexed(layer), bool(late)) for base, layer, late in _traced()[key]]
+    return list(places), table
 
 
 def layer_bytes(recipe: Recipe, shape: ModelShape, rows: int, length: int, rank: int) -> float:
     """Activations that one layer keeps when nothing is computed again."""
-    kept = replace(recipe, checkpointing=False)
-    shallow, deep = (moments(kept, replace(shape, layers=n), rows, length, rank) for n in (1, 2))
+    return _layer_bytes(replace(recipe, checkpointing=False), replace(shape, layers=1), rows, length, rank)
+
+
+@lru_cache(maxsize=2048)
+def _layer_bytes(kept: Recipe, one: ModelShape, rows: int, length: int, rank: int) -> float:
+    shallow, deep = (moments(kept, shape, rows, length, rank) for shape in (one, replace(one, layers=2)))
     return max(more.activations - less.activations for less, more in zip(shallow, deep, strict=True))
 
 
@@ -155,6 +182,10 @@ def loss_slice(shape: ModelShape, tokens: int) -> int:
     """Tokens that have logits at a time in Liger's fused loss: about as much memory as the hidden states have."""
     parts = math.ceil(shape.vocabulary / shape.hidden)
     return int(min(1 << max(math.ceil(tokens / parts) - 1, 0).bit_length(), tokens))
+
+
+PARTS = ("activations", "logits", "gradients")
+"""Of a moment, in its order."""
 
 
 @cache

@@ -246,7 +246,7 @@ def _alive(moment: Moment, gradients: float, settings: MemorySettings, shards: S
     """
     extra = gradients if settings.accumulates and not moment.late else 0.0
     own = moment.gradients / (shards.gradients if moment.late else 1.0) + extra + shards.gathered
-    return replace(moment, gradients=own)
+    return Moment(moment.activations, moment.logits, own, moment.late)
 
 
 def _update(shape: ModelShape, settings: MemorySettings, count: float, gradients: float, width: int) -> Moment:

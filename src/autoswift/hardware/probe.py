@@ -19,6 +19,7 @@ CPU_TRAINING_SHARE = 0.5
 """Of the float32 product rate, what LoRA training sustains. Measured with SmolLM2-135M (4 operations a weight and
 token): 88 tokens/s, that is 47 GFLOP/s, on one thread of a core whose products reach 94; two threads gave 143."""
 ASKED_FOR = {"bitsandbytes", "deepspeed", "eetq", "flash-attn", "hqq", "liger-kernel", "optimum-quanto", "torch-npu"}
+ASKED_FOR |= {"megatron-core", "mcore-bridge", "transformer-engine"}
 """Packages that the rules of the device profile and the planner ask about."""
 
 

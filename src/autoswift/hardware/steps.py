@@ -20,7 +20,7 @@ from autoswift.domain.profile import Device
 from autoswift.hardware.devices import MEMORY_SHARE, lookup, products_from_sustained
 from autoswift.hardware.shape import ModelShape
 
-Sharding = Literal["none", "ddp", "zero2", "zero3", "fsdp"]
+Sharding = Literal["none", "ddp", "zero2", "zero3", "fsdp", "megatron"]
 
 LAYER_BYTES, LAYER_BYTES_FUSED = 12.2, 3.7
 """Moved for each token and layer, times (8 hidden + intermediate), in a forward pass; backward moves twice as much.

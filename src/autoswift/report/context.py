@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from autoswift.domain.plan import Plan
-from autoswift.report import charts, outcome, words
+from autoswift.report import charts, costs, outcome, words
 from autoswift.report.commands import command_line, commands_of
 from autoswift.report.data import drawn, section
 from autoswift.report.history import TrialHistory, fold
 from autoswift.report.origin import origin
+from autoswift.report.spent import spent_of
 from autoswift.run.clock import seconds_spent
 from autoswift.run.record import RunRecord
 from autoswift.tables import text
@@ -20,8 +21,11 @@ STAGES = (
     "understand",
     "hardware",
     "plan",
+    "probe",
     "fetch",
     "recount",
+    "trace",
+    "memory",
     "search",
     "train",
     "merge",
@@ -291,25 +295,18 @@ def _troubles(source: Source) -> dict[str, Any]:
 
 def _costs(source: Source) -> dict[str, Any]:
     predicted = source.plan.estimate.stage_seconds if source.plan else {}
-    rows, total = [], 0.0
+    rows = []
     for stage in STAGES:
         seconds = source.steps.get(stage, {}).get("seconds")
         if seconds is None:
             continue
-        total += float(seconds)
         name = words.named("stage", stage, source.language)
         rows.append((name, float(seconds), words.duration(seconds, source.language), predicted.get(stage)))
-    budget = source.task.budget
-    device = sum(t.device_seconds for t in source.trials)
-    failed = sum(t.device_seconds for t in source.trials if t.status == "failed")
     return {
         "chart": charts.bars(source.say("costs.chart"), rows),
-        "total": total,
-        "device_seconds": device,
-        "failed_seconds": failed,
-        "final_seconds": sum(t.device_seconds for t in source.trials if t.number == 0),
-        "money": device / 3600 * budget.price_per_device_hour if budget.price_per_device_hour else None,
-        "budget": budget,
+        "device_seconds": sum(t.device_seconds for t in source.trials),
+        "budget": source.task.budget,
+        "spent": costs.shown(spent_of(source.record), source.task.budget, source.language),
     }
 
 

@@ -17,6 +17,7 @@ SECONDARY = frozenset(
         "grad_norm",
         "tokens",
         "epoch",
+        "energy_joules",
     }
 )
 """Measured beside a task's metric; whatever else a trial reports is the metric."""

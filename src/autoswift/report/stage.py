@@ -6,7 +6,9 @@ from typing import Any
 
 from autoswift.errors import StageFailed
 from autoswift.report.build import write
+from autoswift.report.spent import spent_of
 from autoswift.run.context import RunContext
+from autoswift.run.files import plain
 from autoswift.tables import explain
 
 
@@ -18,7 +20,7 @@ def headline(context: RunContext, *, served: bool) -> dict[str, Any]:
         served: the result answers at an address.
 
     Returns:
-        metric, base, tuned, difference, low, high, address, model_name, report, partial_reasons.
+        metric, base, tuned, difference, low, high, address, model_name, report, partial_reasons, spent.
 
     Raises:
         StageFailed: when nothing was evaluated.
@@ -40,6 +42,7 @@ def headline(context: RunContext, *, served: bool) -> dict[str, Any]:
         "model_name": deployed["model_name"] if deployed else None,
         "report": "report.html",
         "partial_reasons": list(context.shortfalls),
+        "spent": plain(spent_of(context.record)),
     }
 
 

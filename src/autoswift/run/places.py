@@ -22,6 +22,13 @@ def runs_folder() -> Path:
     return home() / "runs"
 
 
+def existing(path: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
 def cache_folder() -> Path:
     """Downloaded and unpacked models."""
     return home() / "cache"

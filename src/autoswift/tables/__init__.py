@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import tempfile
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 _language = "en"
@@ -14,21 +19,76 @@ be empty again in each thread that a run starts, so that just their errors came 
 @cache
 def table(name: str) -> Any:
     """A table by its name without the ending, for instance `table("gpus")`. Callers must not change it."""
+    source = files(__name__).joinpath(f"{name}.yaml").read_bytes()
+    try:
+        kept = _kept(name, source)
+        return json.loads(kept.read_bytes(), object_hook=_pairs_read)
+    except RuntimeError:  # no home at all
+        return _read(source.decode("utf-8"))
+    except (OSError, ValueError):  # not read before, or cut off
+        pass
+    read = _read(source.decode("utf-8"))
+    _keep(kept, read)
+    return read
+
+
+def _read(text: str) -> Any:
     import yaml
 
     # The same safe subset in C where PyYAML was built with it: a tenth of the time on the larger tables.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    reading = loader(files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    reading = loader(text)
     try:
         return reading.get_single_data()
     finally:
         reading.dispose()
 
 
+def _kept(name: str, source: bytes) -> Path:
+    """Where the table lies as JSON once it was read: that takes a tenth of the time, and a plan needs a dozen tables.
+
+    Another content has another name.
+    """
+    home = Path(os.environ.get("AUTOSWIFT_HOME") or "~/.autoswift").expanduser()
+    return home / "cache" / "tables" / f"{name}-{hashlib.sha256(source).hexdigest()[:16]}.json"
+
+
+def _keep(path: Path, read: Any) -> None:
+    """Writes the JSON, if it can: a home that cannot be written only costs the time again."""
+    try:
+        said = json.dumps(_pairs_made(read), ensure_ascii=False)
+    except TypeError:
+        return  # a date, which JSON has not
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".table-", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as f:
+            f.write(said)
+        os.replace(temporary, path)
+    except OSError:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+PAIRS = "\0"
+"""Key of a mapping that has keys other than texts, which JSON has not: its value lists key and value by turns."""
+
+
+def _pairs_made(value: Any) -> Any:
+    if isinstance(value, dict):
+        if all(isinstance(key, str) for key in value):
+            return {key: _pairs_made(one) for key, one in value.items()}
+        return {PAIRS: [[key, _pairs_made(one)] for key, one in value.items()]}
+    return [_pairs_made(one) for one in value] if isinstance(value, list) else value
+
+
+def _pairs_read(value: dict[str, Any]) -> dict[Any, Any]:
+    return dict(value[PAIRS]) if PAIRS in value else value
+
+
 @cache
 def _catalogue(language: str) -> dict[str, str]:
-    import json
-
     text = files(__name__).joinpath("locales", f"{language}.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autoswift.domain.budget import Budget
 from autoswift.domain.decision import Alternative, Condition, Decision, Evidence
 from autoswift.domain.plan import (
     Estimate,
@@ -14,7 +15,8 @@ from autoswift.domain.plan import (
     ServingSettings,
     TrainingSettings,
 )
-from autoswift.domain.profile import GIB, DataProfile, LengthStats, Problem, TaskProfile
+from autoswift.domain.profile import GIB, DataProfile, Device, HardwareProfile, LengthStats, Problem, TaskProfile
+from autoswift.hardware.money import cost_estimate
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 """Stands in the data of every synthetic run: nothing that reads a run may let it through as markup."""
@@ -127,6 +129,29 @@ def _decisions(zh: bool, max_length: int) -> tuple[Decision, ...]:
     )
 
 
+LIMIT: dict[str, Any] = {
+    "money": 2.0,
+    "price_per_device_hour": 0.7,
+    "currency": "CNY",
+    "price_source": "environment",
+}
+"""What the user of the synthetic run may spend, and whose price it is."""
+
+
+def machine(zh: bool) -> HardwareProfile:
+    """The machine of the synthetic run."""
+    return HardwareProfile(
+        devices=(Device(kind="cpu", name="AMD EPYC 7B13", memory_bytes=8 * GIB, free_bytes=6 * GIB, tflops=0.09),),
+        cpu_name="AMD EPYC 7B13",
+        cpu_cores=2,
+        memory_bytes=8 * GIB,
+        memory_free_bytes=6 * GIB,
+        disk_free_bytes=40 * GIB,
+        platform="Linux-6.1-x86_64",
+        notes=("没有 GPU，按 CPU 训练计划" if zh else "no GPU: planned for training on the CPU",),
+    )
+
+
 def plan(zh: bool, revision: int) -> Plan:
     """The synthetic plan; the second revision differs in max_length."""
     max_length = 512 if revision == 1 else 320
@@ -198,6 +223,7 @@ def plan(zh: bool, revision: int) -> Plan:
             memory_limit_bytes=6 * GIB,
             tokens_per_second=140.0,
             stage_seconds=seconds,
+            cost=cost_estimate(seconds, Budget(**LIMIT), machine(zh), "zh" if zh else "en"),
         ),
         decisions=_decisions(zh, max_length),
     )

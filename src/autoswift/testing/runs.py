@@ -9,13 +9,13 @@ from typing import Any, Literal
 from autoswift.domain.artifact import Deployment, Score
 from autoswift.domain.budget import Budget
 from autoswift.domain.decision import Decision, Evidence
-from autoswift.domain.profile import GIB, Device, HardwareProfile
+from autoswift.domain.profile import GIB
 from autoswift.domain.task import Language, Task
 from autoswift.domain.trial import FINAL_TRAINING, Outcome
 from autoswift.run import record as records
 from autoswift.run.files import dumps, plain, write_atomic
 from autoswift.run.record import RunRecord
-from autoswift.testing.example_plan import HOSTILE, data_profile, plan, task_profile
+from autoswift.testing.example_plan import HOSTILE, LIMIT, data_profile, machine, plan, task_profile
 
 __all__ = ["HOSTILE", "synthetic_run"]
 
@@ -69,7 +69,7 @@ def synthetic_run(out: Path, *, language: Language = "zh", end: End = "done") ->
         sentence=sentence,
         data=str(out / "chats.jsonl"),
         columns={"user": "问题", "assistant": "回答"} if zh else {},
-        budget=Budget(trials=5, hours=1.0),
+        budget=Budget(trials=5, hours=1.0, **LIMIT),
         target="local",
         language=language,
         options={"lora_rank": 8},
@@ -107,18 +107,8 @@ def synthetic_run(out: Path, *, language: Language = "zh", end: End = "done") ->
 
 def _before_training(w: _Writer, zh: bool) -> None:
     w.stage("understand", 1.8, {"task_profile": task_profile(zh), "data_profile": data_profile(zh), "files": {}})
-    hardware = HardwareProfile(
-        devices=(Device(kind="cpu", name="AMD EPYC 7B13", memory_bytes=8 * GIB, free_bytes=6 * GIB, tflops=0.09),),
-        cpu_name="AMD EPYC 7B13",
-        cpu_cores=2,
-        memory_bytes=8 * GIB,
-        memory_free_bytes=6 * GIB,
-        disk_free_bytes=40 * GIB,
-        platform="Linux-6.1-x86_64",
-        notes=("没有 GPU，按 CPU 训练计划" if zh else "no GPU: planned for training on the CPU",),
-    )
     where = {"huggingface": False, "modelscope": False, "packaged": True}
-    w.stage("hardware", 2.3, {"hardware": hardware, "availability": where})
+    w.stage("hardware", 2.3, {"hardware": machine(zh), "availability": where})
     w.record.save_plan(plan(zh, 1))
     w.event("plan", revision=1, cause="first plan", changed=[])
     w.stage("plan", 0.2, {"revision": 1})
@@ -159,7 +149,8 @@ def _search(w: _Writer) -> None:
             trials_started=number,
         )
     value = {"best": 2, "reason": "trials", "device_seconds": spent, "trials": 5}
-    w.finish("search", w.now - begin, value)
+    took, w.now = w.now - begin, begin  # `finish` goes on by it
+    w.finish("search", took, value)
 
 
 def _out_of_memory(w: _Writer, number: int) -> float:
@@ -216,6 +207,7 @@ def _after_search(w: _Writer, zh: bool) -> None:
     train = {"trial": 0, "promoted": False, "checkpoint": "trials/0/checkpoint-120", "validation": validation}
     train |= {"metrics": {"loss": 1.62, "tokens_per_second": 152.0, "peak_memory_bytes": 1.8 * GIB}}
     train |= {"parameters": {"learning_rate": 8.1e-4, "effective_batch_size": 4, "lora_rank": 8}, "commands": [argv]}
+    w.now -= spent
     w.finish("train", spent, train)
     checks = [
         {"name": "adapter_not_zero", "passed": True, "measured": 0.031},

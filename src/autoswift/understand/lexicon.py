@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from autoswift.tables import table
@@ -15,34 +15,69 @@ __all__ = ["Hit", "confidence", "correct_typos", "corrected", "hits", "normalise
 
 FADING = 0.6
 """So that "总结患者的病史给医生" stays a summary: many topic words never outvote the named task by their number."""
+MOST_PATTERNS = 20_000
+"""Runs of letters that are remembered: a large file has any number of them."""
 TYPO_LETTERS, PART_LETTERS = 5, 6
 """Shorter words are not corrected, whole entries and parts of longer ones: one letter makes another word of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Facet:
-    """A facet's words: one pattern by first character, and for each normalised word the values it speaks for.
+class _Found:
+    """A word of the lexicon where it stands in a text."""
 
-    One alternation of all words would try each of them at every character: 30 times slower on a data sample.
+    word: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Facet:
+    """A facet's words, and for each normalised word the values it speaks for.
+
+    One pattern of all words would be tried at every character, and to compile patterns of some thousand words takes a
+    second. So the words are found by how they begin: Latin ones by their first run of letters and digits, others by
+    their first character; a pattern is made of the few that may stand at a place, when a text first has such a place.
+
+    Attributes:
+        latin: by the first run. others: by the first character. speaks: word to values with their weights.
+        patterns: made so far, by what begins them; None where no word does.
     """
 
-    starts: dict[str, re.Pattern[str]]
+    latin: dict[str, list[str]]
+    others: dict[str, list[str]]
     speaks: dict[str, list[tuple[str, float]]]
+    patterns: dict[str, re.Pattern[str] | None] = field(default_factory=dict)
 
-    def matches(self, text: str) -> list[re.Match[str]]:
+    def matches(self, text: str) -> list[_Found]:
         """The words in a text, leftmost and longest, without overlap."""
-        found: list[re.Match[str]] = []
+        found: list[_Found] = []
         end = 0
         for start in _STARTS.finditer(text):
             at = start.start()
-            pattern = self.starts.get(text[at])
-            if at >= end and pattern and (m := pattern.match(text, at)):
-                found.append(m)
+            if at < end:
+                continue
+            begin = start.group()
+            pattern = self.patterns[begin] if begin in self.patterns else self._pattern(begin)
+            if pattern and (m := pattern.match(text, at)):
+                found.append(_Found(m.group(), at, m.end()))
                 end = m.end()
         return found
 
+    def _pattern(self, begin: str) -> re.Pattern[str] | None:
+        """Of the words that may stand where a text has this run of letters and digits, or this other character."""
+        if begin in self.others:
+            words = self.others[begin]
+        else:  # a word may end here with its plural, or go on behind the run
+            heads = {begin, begin.removesuffix("s"), begin.removesuffix("es")}
+            words = [word for head in heads for word in self.latin.get(head, ())]
+        if len(self.patterns) >= MOST_PATTERNS:
+            self.patterns.clear()
+        self.patterns[begin] = alternation(words) if words else None
+        return self.patterns[begin]
+
 
 _STARTS = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
+_RUN = re.compile(r"[a-z0-9]+")
 
 
 @cache
@@ -52,10 +87,15 @@ def _facet(facet: str) -> _Facet:
         for weight, words in weights.items():
             for word in words:
                 speaks.setdefault(_key(word), []).append((value, float(weight)))
-    starts: dict[str, list[str]] = {}
+    latin: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}
     for word in speaks:
-        starts.setdefault(word[0], []).append(word)
-    return _Facet({first: alternation(words) for first, words in starts.items()}, speaks)
+        run = _RUN.match(word)
+        if run:
+            latin.setdefault(run.group(), []).append(word)
+        else:
+            others.setdefault(word[0], []).append(word)
+    return _Facet(latin, others, speaks)
 
 
 def _key(word: str) -> str:
@@ -78,12 +118,12 @@ def hits(text: str, facet: str) -> list[Hit]:
     lexicon = _facet(facet)
     found: list[Hit] = []
     for m in lexicon.matches(text):
-        values = _lookup(m.group(), lexicon.speaks)
+        values = _lookup(m.word, lexicon.speaks)
         if not values or any(value == "none" for value, _ in values):
             continue
-        refused = negated(text, m.start())
+        refused = negated(text, m.start)
         factor = _factor(text, m, facet)
-        found += [Hit(v, m.group(), m.start(), m.end(), w * factor, refused, factor) for v, w in values if w]
+        found += [Hit(v, m.word, m.start, m.end, w * factor, refused, factor) for v, w in values if w]
     found += _phrases(text, facet)
     return setting.placed(text, found) if facet == "domain" else found
 
@@ -91,13 +131,13 @@ def hits(text: str, facet: str) -> list[Hit]:
 def decoyed(text: str, facet: str) -> bool:
     """Whether a normalised sentence has a phrase that looks like a value of the facet and is none."""
     lexicon = _facet(facet)
-    return any(value == "none" for m in lexicon.matches(text) for value, _ in _lookup(m.group(), lexicon.speaks))
+    return any(value == "none" for m in lexicon.matches(text) for value, _ in _lookup(m.word, lexicon.speaks))
 
 
-def _factor(text: str, m: re.Match[str], facet: str) -> float:
-    if facet == "modality" and setting.already_text(text, m.end()):
+def _factor(text: str, m: _Found, facet: str) -> float:
+    if facet == "modality" and setting.already_text(text, m.end):
         return 0.0
-    return setting.setting(text, m.start(), m.end()) if facet in ("domain", "modality") else 1.0
+    return setting.setting(text, m.start, m.end) if facet in ("domain", "modality") else 1.0
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,6 @@ from autoswift.tables import explain
 from autoswift.understand.data import Options, prepare_data, profile_data
 from autoswift.understand.embedding import embedder
 from autoswift.understand.sentence import understand
-from autoswift.understand.source import source_data
 from autoswift.understand.sourced import Choose, SourcedData, is_dataset_name, options_of
 from autoswift.understand.weigh import weigh
 
@@ -30,12 +30,12 @@ FOLDER = "data"
 """Within the run folder."""
 
 
-def profiles(task: Task, hub: DatasetHub) -> tuple[TaskProfile, DataProfile, dict[str, int]]:
+def profiles(task: Task, hub: Callable[[], DatasetHub]) -> tuple[TaskProfile, DataProfile, dict[str, int]]:
     """Both profiles, weighed together, and the rows of each split; no rows are kept.
 
     Args:
         task: the request; a data set on a hub is fetched into a folder that does not stay.
-        hub: the hubs.
+        hub: makes the hubs, where a data set of theirs is named.
 
     Raises:
         InputError: when there is no data.
@@ -47,9 +47,11 @@ def profiles(task: Task, hub: DatasetHub) -> tuple[TaskProfile, DataProfile, dic
     if not is_dataset_name(task.data):
         found = profile_data(task.data, _options(task))
     else:
+        from autoswift.understand.source import source_data
+
         with TemporaryDirectory(prefix="autoswift-") as folder:
             run = Path(folder)
-            made = source_data(read, options_of(task, embedder()), run, hub, None, RunJournal(run))
+            made = source_data(read, options_of(task, embedder()), run, hub(), None, RunJournal(run))
             found = profile_data(list(made.paths), _options(task))
     profile, found = weighed(read, found)
     return profile, found, dict(found.splits)
@@ -126,6 +128,8 @@ def _sourced(
     task = context.task
     if task.data is not None and not is_dataset_name(task.data):
         return None
+    from autoswift.understand.source import source_data
+
     return source_data(read, options_of(task, embedder()), context.folder, hub, teacher, context.journal, choose)
 
 

@@ -51,6 +51,7 @@ class TrialFile:
     max_new_tokens: int = 128
     generation_batch_size: int = 8
     nll_rows: int = 0
+    stable_step: int | None = None
 
     @classmethod
     def read(cls) -> TrialFile:
@@ -60,7 +61,7 @@ class TrialFile:
             raise RuntimeError("AUTOSWIFT_TRIAL names no file: the callback `autoswift` needs one")
         fields = json.loads(Path(name).read_text(encoding="utf-8"))
         paths = ("channel", "stop_file", "validation")
-        numbers = ("deadline", "hard_deadline", "max_new_tokens", "generation_batch_size", "nll_rows")
+        numbers = ("deadline", "hard_deadline", "max_new_tokens", "generation_batch_size", "nll_rows", "stable_step")
         known: dict[str, Any] = {key: fields[key] for key in numbers if fields.get(key) is not None}
         known |= {key: Path(fields[key]) for key in paths if fields.get(key)}
         return cls(**known)
@@ -152,6 +153,7 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
         self.step_seconds: list[float] = []
         self.nan_gradients = 0
         self.reason: str | None = None
+        self.meter = _sibling("energy").of_this_training()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report the start."""
@@ -172,6 +174,8 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
         self.mark = now
         if not self.active or self.reason is not None:
             return control
+        if state.global_step == self.trial.stable_step:
+            control.should_save = True  # before the rate falls: a longer trial goes on from here
         reason = self._agreed(self._wanted_reason(now))
         if reason is not None:
             self.reason = reason
@@ -204,6 +208,7 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
         metrics["tokens"] = int(state.num_input_tokens_seen)
         metrics["seconds_per_step"] = sum(self.step_seconds) / max(len(self.step_seconds), 1)
         metrics["memory_bytes"] = peak_memory_bytes()
+        metrics |= self._energy()
         self.step_seconds.clear()
         self._send(state, "progress", step=state.global_step, total_steps=state.max_steps, metrics=metrics)
         self._watch_numbers(state, control, metrics)
@@ -290,6 +295,7 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
             metrics["latency_seconds"] = sum(answer.seconds for answer in done) / len(done)
             metrics["answer_tokens"] = sum(answer.tokens for answer in done) / len(done)
             metrics["stopped"] = sum(answer.stopped for answer in done) / len(done)
+        metrics |= self._energy()
         answers = [None if answer is None else answer.as_json() for answer in made]
         self._send(
             state,
@@ -300,6 +306,11 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
             metrics=metrics,
             answers=answers,
         )
+
+    def _energy(self) -> dict[str, float]:
+        """What the cards took so far, where they count it."""
+        joules = self.meter.joules()
+        return {} if joules is None else {"energy_joules": round(joules, 1)}
 
     def _send(self, state: Any, event: str, **fields: Any) -> None:
         if self.active and state.is_world_process_zero:

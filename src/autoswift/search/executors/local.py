@@ -31,7 +31,7 @@ class LocalExecutor:
     def run(self, searcher: Search, engine: TrainEngine, plan: Plan, budget: Budget, journal: Journal) -> SearchOutcome:
         """Runs trials until the searcher or the budget ends it. What the journal says ended is not run again."""
         with ExitStack() as stack:
-            sessions = self._open(engine, plan, stack, len(self.devices))
+            sessions = self._open(engine, plan, stack, plan.search.lanes)
             return Round(sessions, searcher, plan, budget, journal, (self.clock, self.language)).run()
 
     def train(self, proposal: Proposal, tokens: int, engine: TrainEngine, plan: Plan, journal: Journal) -> Outcome:

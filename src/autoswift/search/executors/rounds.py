@@ -183,7 +183,7 @@ class Round:
             status="failed",
             symptom="interrupted",
             reason="the run was interrupted",
-            device_seconds=round(past.last - past.begun, 3),
+            device_seconds=round((past.last - past.begun) * max(1, self.plan.training.devices), 3),
             steps=max((p.step for p in past.curve), default=0),
         )
         self.journal.trial("ended", number, attempt=past.attempts, outcome=lost, final=False)

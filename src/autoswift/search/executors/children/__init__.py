@@ -1,0 +1,1 @@
+"""Scripts that run where Ray is installed, started by path."""
