@@ -98,6 +98,23 @@ SIZES = {
         zh_share=0.0,
         octaves=3.5,
     ),
+    # 38 thousand parameters, two blocks: 3 x 204 x 2 curves of 20,480 tokens in a quarter of an hour of one core.
+    "small": Size(
+        model={"hidden": 32, "layers": 2, "heads": 2, "intermediate": 88, "vocabulary": 384, "length": 32},
+        corpora=("customer", "tang", "code"),
+        rows=160,
+        validation=24,
+        configurations=204,
+        batches=(2, 4, 8, 16, 32, 64),
+        ranks=(2, 4, 8, 16),
+        rates=(2e-4, 5e-1),
+        pack_tokens=4096,
+        eval_tokens=8192,
+        pretrain={"seconds": 150.0, "steps": 3000, "batch": 64, "rate": 4e-3},
+        passes=4,
+        zh_share=0.0,
+        octaves=3.5,
+    ),
     # For the tests.
     "test": Size(
         model={"hidden": 16, "layers": 1, "heads": 2, "intermediate": 32, "vocabulary": 300, "length": 16},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoswift.decide.training import prior_rate
 from autoswift.domain.plan import (
     Estimate,
     EvaluationSettings,
@@ -18,7 +20,8 @@ from autoswift.domain.plan import (
     StartPoint,
     TrainingSettings,
 )
-from autoswift.engines.curves import Configuration, CurveTable
+from autoswift.engines.curves import DIVERGED, Curve, CurveTable, Kind
+from autoswift.engines.curves.smooth import Interpolator
 from autoswift.tables import table as rules_table
 
 Parameters = Mapping[str, Any]
@@ -27,10 +30,10 @@ WIDE = (1e-5, 1e-2)
 """Learning rates that everyone but ours searches at the width that defaults are made for: three decades."""
 SCRIPT = (1e-5, 1e-3)
 """Those of the plain script."""
+WARMUP = 0.03
+"""Share of the steps that everyone warms up."""
 SWIFT = {"learning_rate": 1e-4, "effective_batch_size": 16, "lora_rank": 8, "epochs": 3}
 """ms-swift's defaults for LoRA."""
-DEFAULT_WIDTH = 2000.0
-"""Hidden size at which those rates are meant: the reference of the rule in rules.yaml."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,23 @@ class Ground:
         shift: 0, or a share of the rate's range by which recorded rates are moved, round the ends (the control whose
             optimum no prior knows); `mixed` permutes the recorded batches in it.
         per_token: cost of a token at the recorder's busiest pace, or else what each batch was measured to take.
-        search_epochs: our plan's space has the passes in it, as that of the others has.
+        search_epochs: our plan's space has the passes in it, as that of the others has; the planner's has not, today.
+        snap: answers are those of the nearest recorded configuration, else interpolated (`engines.curves.smooth`).
     """
 
     table: CurveTable
     corpus: str
     shift: float = 0.0
     per_token: bool = True
-    search_epochs: bool = True
+    search_epochs: bool = False
+    snap: bool = False
 
     @property
     def width_factor(self) -> float:
-        """By which rates grow on the recorded width: the rule of rules.yaml (exponent of llama shapes), unclamped."""
-        exponent = float(rules_table("rules")["learning_rate"]["exponent"]["llama"])
-        return float((DEFAULT_WIDTH / self.table.meta["model"]["hidden"]) ** exponent)
+        """By which rates grow on the recorded width, as the rule of rules.yaml has it for llama shapes."""
+        rule = rules_table("rules")["learning_rate"]
+        hidden = max(self.table.meta["model"]["hidden"], rule["smallest_hidden"])
+        return float((rule["reference_hidden"] / hidden) ** rule["exponent"]["llama"])
 
     @property
     def batches(self) -> list[int]:
@@ -79,60 +85,77 @@ class Ground:
         return float(parameters.get("epochs") or self.guess()["epochs"]) * self.table.epoch_tokens
 
     def guess(self) -> dict[str, Any]:
-        """Our plan's best guess, by the numbers of rules.yaml with the width's bound lifted."""
+        """Our plan's best guess, by the numbers of rules.yaml."""
         rules = rules_table("rules")
-        rate = float(rules["learning_rate"]["base"]) * float(rules["learning_rate"]["lora_multiplier"])
         rows = self.table.meta["rows"]
         epochs = next(r["epochs"] for r in rules["epochs"] if r["rows_below"] is None or rows < r["rows_below"])
+        epochs = min(epochs, self.table.meta["passes"])
         batch = int(rules["batch"]["largest"])
-        while batch > 2 and rows * epochs / batch < float(rules["batch"]["updates_wanted"]):
+        while batch > rules["batch"]["smallest"] and rows * epochs / batch < rules["batch"]["updates_wanted"]:
             batch //= 2
         return {
-            "learning_rate": float(f"{rate * self.width_factor:.3g}"),
+            "learning_rate": prior_rate(self.model(), "lora", rows * epochs / batch),
             "effective_batch_size": batch,
             "lora_rank": int(rules["lora"]["rank"]),
             "epochs": epochs,
         }
 
+    def model(self) -> ModelChoice:
+        """The recorded base."""
+        hidden = self.table.meta["model"]["hidden"]
+        return ModelChoice(
+            id="recorded", source="folder", location="", model_type="llama", template="", parameters=1, hidden=hidden
+        )
+
     def swift(self) -> dict[str, Any]:
         """ms-swift's defaults, the rate moved to this width like everyone's."""
         return SWIFT | {"learning_rate": SWIFT["learning_rate"] * self.width_factor}
 
-    def snapped(self, parameters: Parameters) -> Configuration:
-        """The recorded configuration that stands for a proposal."""
-        rate = float(parameters["learning_rate"])
+    def recorded(self, parameters: Parameters) -> dict[str, float]:
+        """A proposal in the table's words; rates beyond the recorded ones are moved to their ends."""
+        rates = [c.learning_rate for c in self.table.configurations]
+        low, high = math.log(min(rates)), math.log(max(rates))
+        at = min(max((math.log(float(parameters["learning_rate"])) - low) / (high - low), 0.0), 1.0)
         if self.shift:
-            rates = [c.learning_rate for c in self.table.configurations]
-            low, span = math.log(min(rates)), math.log(max(rates) / min(rates))
-            rate = math.exp(low + span * (((math.log(rate) - low) / span + self.shift) % 1.0))
-        return self.table.nearest(
-            {
-                "learning_rate": rate,
-                "rank": parameters["lora_rank"],
-                "batch": parameters["effective_batch_size"],
-                "warmup_ratio": 0.03,
-            }
-        )
+            at = (at + self.shift) % 1.0
+        rank = min(max(int(parameters["lora_rank"]), self.ranks[0]), self.ranks[-1])
+        return {
+            "learning_rate": math.exp(low + (high - low) * at),
+            "rank": rank,
+            "batch": int(parameters["effective_batch_size"]),
+            "warmup_ratio": WARMUP,
+        }
 
-    def seen(self, parameters: Parameters, tokens: float, seed: int) -> float:
-        """Validation loss that one training shows: of one recorded repetition, by seed and configuration."""
-        row = self.snapped(parameters).number
-        return self.table.final(self.corpus, row, tokens, repetition(seed, row))
+    def curve(self, parameters: Parameters, kind: Kind) -> Curve:
+        """The mean curve of a configuration: interpolated, or of the nearest recorded one."""
+        asked = self.recorded(parameters)
+        if self.snap:
+            return self.table.curve(self.corpus, self.table.nearest(asked).number, None, kind)
+        return _interpolated(self.table, self.corpus, tuple(asked.items()), kind)
 
     def truth(self, parameters: Parameters, tokens: float) -> float:
-        """The same over all repetitions: what counts."""
-        return self.table.final(self.corpus, self.snapped(parameters).number, tokens)
+        """Validation loss of a trial of so many tokens, without noise: what counts. Infinite when it diverged."""
+        value = self.curve(parameters, "averaged").at(tokens)
+        base = float(self.table.base_nll[self.table.corpora.index(self.corpus)])
+        return value if value is not None and value < base + DIVERGED else math.inf
+
+    def noise(self, parameters: Parameters, seed: int) -> float:
+        """What another seed makes of the same configuration: normal, as wide as the recorded repetitions differ."""
+        asked = self.recorded(parameters)
+        return random.Random(f"{seed}/{sorted(asked.items())}").gauss(0, _spread(self.table, self.corpus))  # noqa: S311
+
+    def seen(self, parameters: Parameters, tokens: float, seed: int) -> float:
+        """Validation loss that one training shows."""
+        return self.truth(parameters, tokens) + self.noise(parameters, seed)
 
     def raw(self, parameters: Parameters, tokens: float, seed: int) -> float:
         """Validation loss of a checkpoint of a longer trial, at constant rate."""
-        row = self.snapped(parameters).number
-        value = self.table.curve(self.corpus, row, repetition(seed, row), "nll").at(tokens)
-        return math.inf if value is None else value
+        value = self.curve(parameters, "nll").at(tokens)
+        return math.inf if value is None else value + self.noise(parameters, seed)
 
-    def loss(self, parameters: Parameters, tokens: float, seed: int) -> float | None:
+    def loss(self, parameters: Parameters, tokens: float) -> float | None:
         """Training loss."""
-        row = self.snapped(parameters).number
-        return self.table.curve(self.corpus, row, repetition(seed, row), "train").at(tokens)
+        return self.curve(parameters, "train").at(tokens)
 
     def seconds(self, parameters: Parameters, tokens: float) -> float:
         """Device-seconds of so many tokens."""
@@ -174,7 +197,7 @@ class Ground:
             reserve_seconds=0.0, metric=METRIC, start_points=tuple(points),
             rungs=tuple(round(full * share) for share in rungs),
         )  # fmt: skip
-        return _plan(seed, search, guess)
+        return _plan(seed, search, guess, self.model())
 
 
 METRIC = "likelihood"
@@ -185,9 +208,21 @@ def score(nll: float) -> float:
     return 100 * math.exp(-nll)
 
 
-def repetition(seed: int, row: int) -> int:
-    """Which recorded seed a replay sees of a configuration."""
-    return random.Random(f"{seed}/{row}").randrange(1 << 16)  # noqa: S311
+@functools.lru_cache(maxsize=8)
+def _interpolator(table: CurveTable) -> Interpolator:
+    return Interpolator(table)
+
+
+@functools.lru_cache(maxsize=50_000)
+def _interpolated(table: CurveTable, corpus: str, asked: tuple[tuple[str, float], ...], kind: Kind) -> Curve:
+    made = _interpolator(table)
+    values = made.values(corpus, dict(asked), kind)
+    return Curve(made.tokens, values, float(table.base_nll[table.corpora.index(corpus)]))
+
+
+@functools.lru_cache(maxsize=64)
+def _spread(table: CurveTable, corpus: str) -> float:
+    return table.noise(corpus)
 
 
 def draw_one(space: Mapping[str, Any], draw: random.Random) -> dict[str, Any]:
@@ -253,7 +288,7 @@ class Meter:
 Method = Callable[[Meter], None]
 
 
-def _plan(seed: int, search: SearchSettings, guess: Mapping[str, Any]) -> Plan:
+def _plan(seed: int, search: SearchSettings, guess: Mapping[str, Any], model: ModelChoice) -> Plan:
     training = TrainingSettings(
         method="lora", precision="float32", learning_rate=guess["learning_rate"], lr_scheduler_type="constant",
         warmup_ratio=0.03, weight_decay=0.0, max_grad_norm=1.0, lora_rank=guess["lora_rank"],
@@ -263,7 +298,7 @@ def _plan(seed: int, search: SearchSettings, guess: Mapping[str, Any]) -> Plan:
     )  # fmt: skip
     return Plan(
         revision=1, cause="replay", seed=seed, training=training, search=search, decisions=(),
-        model=ModelChoice(id="recorded", source="folder", location="", model_type="llama", template="", parameters=1),
+        model=model,
         evaluation=EvaluationSettings(
             metric=METRIC, validation_rows=1, test_rows=1, max_new_tokens=1, generation_batch_size=1
         ),

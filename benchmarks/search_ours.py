@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -19,21 +20,24 @@ TRIALS = 64
 """More than any replay can pay for: the budget ends it, or the search itself."""
 
 
-def ours(points: Sequence[StartPoint] = (), rungs: Sequence[float] = ()) -> Method:
-    """Our search with the given start points and rungs (shares of a trial)."""
+def ours(points: Sequence[StartPoint] = (), rungs: Sequence[float] = (), patient: bool = False) -> Method:
+    """Our search with the given start points and rungs (shares of a trial).
+
+    A `patient` one goes on when it finds that another trial is not worth its cost, as the others do.
+    """
 
     def run(meter: Meter) -> None:
         search = Search(meter.ground.plan(meter.seed, TRIALS, points, rungs))
-        drive(search, meter)
+        drive(search, meter, patient)
 
     return run
 
 
-def drive(search: Any, meter: Meter) -> None:
+def drive(search: Any, meter: Meter, patient: bool = False) -> None:
     """Runs proposals one at a time until the search or the limit ends it."""
     trained: dict[int, float] = {}
     parameters: dict[int, dict[str, Any]] = {}
-    while not meter.over and not search.finished():
+    while not meter.over and search.finished() in ((None, "gain") if patient else (None,)):
         proposals = search.ask(1)
         if not proposals:
             return
@@ -59,7 +63,7 @@ def _run(search: Any, meter: Meter, one: Proposal, parameters: dict[str, Any], b
     at, stopped = begin, ""
     for number in range(1, reports + 1):
         at = begin + (tokens - begin) * number / reports
-        loss = ground.loss(parameters, at, meter.seed)
+        loss = ground.loss(parameters, at)
         if search.tell(one.number, max(1, round(at / step_tokens)), {"loss": loss, "tokens": at}) == "stop":
             why = getattr(search, "why", {})
             stopped = why.get(one.number) or ("nan" if loss is None else "divergence")
@@ -93,7 +97,7 @@ def remembered(ground: Ground, seed: int, limit: float) -> list[StartPoint]:
     for corpus in ground.table.corpora:
         if corpus == ground.corpus:
             continue
-        other = Ground(ground.table, corpus, ground.shift, ground.per_token)
+        other = dataclasses.replace(ground, corpus=corpus)
         plan = other.plan(seed + 7919, TRIALS, (), ())  # another seed than any replay has
         search = Search(plan)
         drive(search, Meter(other, seed + 7919, limit))

@@ -173,6 +173,8 @@ class Recorder:
                 say(left=len(left) - number, of=len(packs), reason="time, within a pack")
                 return 3
             save(self.file(pack), result)
+            if self.device != "cpu":
+                torch.cuda.empty_cache()  # a graph's own pool is given back only so
             seconds = time.monotonic() - begin
             self.rate = work / seconds
             ended = np.isfinite(result["nll"][:, -1]).sum()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from autoswift.catalog.datasets import DatasetHubs
-from autoswift.decide.inputs import Inputs
-from autoswift.decide.probes import probe_plan
-from autoswift.decide.replan import room_bytes
 from autoswift.decide.stages import (
     fetch_stage,
     hardware_stage,
@@ -22,15 +19,9 @@ from autoswift.decide.stages import (
 )
 from autoswift.domain.artifact import StepResult
 from autoswift.domain.plan import Plan
-from autoswift.engines.memory_stages import (
-    memory_probe_stage,
-    probe_skipped,
-    trace_skipped,
-    trace_stage,
-    with_step_margin,
-)
+from autoswift.engines.memory_stages import fitted
 from autoswift.engines.peaks import remember_peaks
-from autoswift.engines.probes import probe_stage
+from autoswift.engines.probes import probed
 from autoswift.engines.stages import search_stage, train_stage
 from autoswift.engines.worker import ModelWorker
 from autoswift.evaluate.metrics import score_answers
@@ -40,9 +31,8 @@ from autoswift.export.merge import merge_stage
 from autoswift.knowledge.learn import learn_stage
 from autoswift.report.stage import headline, report_stage
 from autoswift.run.context import RunContext
-from autoswift.run.files import digest
 from autoswift.run.places import train_python
-from autoswift.run.steps import step
+from autoswift.run.steps import Steps
 from autoswift.serve.stage import deploy_stage, is_live, loadtest_stage
 from autoswift.tables import text
 from autoswift.understand.sourced import Choose
@@ -65,6 +55,7 @@ class Pipeline:
     def __init__(self, context: RunContext, confirm: Confirm | None = None, choose: Choose | None = None) -> None:
         self.context, self.confirm, self.choose = context, confirm, choose
         self.record, self.task = context.record, context.task
+        self.steps = Steps(context.record, context.journal)
 
     def plan(self) -> Plan:
         """understand → inspect hardware → plan.
@@ -77,13 +68,15 @@ class Pipeline:
             named = ("sentence", "columns", "seed", "facts", "redact")
             asked = {name: getattr(task, name) for name in named}
             asked |= {name: content_of(getattr(task, name)) for name in ("data", "test", "validation")}
-            self._step("understand", asked, self._understand)
+            self.steps.run("understand", asked, self._understand)
         else:
             self.context.journal.event("stage", stage="understand", state="reused")
-        self._step("hardware", {"machine": os.uname().nodename}, lambda: hardware_stage(self.context))
+        self.steps.run("hardware", {"machine": os.uname().nodename}, lambda: hardware_stage(self.context))
         inputs = stored_inputs(self.context, *profiles_of(self.record))
-        self._step(
-            "plan", self._after("understand", "hardware") | {"task": task}, lambda: plan_stage(self.context, inputs)
+        self.steps.run(
+            "plan",
+            self.steps.after("understand", "hardware") | {"task": task},
+            lambda: plan_stage(self.context, inputs),
         )
         first = self.record.plans()[0]
         if first.estimate.cost is not None:  # money is a limit of time once its price and the devices are known
@@ -109,7 +102,9 @@ class Pipeline:
         with ModelWorker(train_python(), self.context.folder, plan.training.threads) as worker:
             self._prove(plan, worker)
             served = self._serve(plan, worker)
-        self._step("learn", self._after("evaluate"), lambda: learn_stage(self.context, plan, *profiles_of(self.record)))
+        self.steps.run(
+            "learn", self.steps.after("evaluate"), lambda: learn_stage(self.context, plan, *profiles_of(self.record))
+        )
         result = headline(self.context, served=served)
         self.record.update(result=result)
         report_stage(self.context)
@@ -131,66 +126,36 @@ class Pipeline:
     def _search(self, first: Plan) -> Plan:
         """probe models → fetch & verify → recount → trace and probe the memory → search → train."""
         context = self.context
-        first = self._probed(first)
+        first = probed(context, self.steps, first)
         inputs = stored_inputs(context, *profiles_of(self.record))
         device = inputs.hardware.device
-        fetched = self._step("fetch", {"model": first.model}, lambda: fetch_stage(context, first))
+        fetched = self.steps.run("fetch", {"model": first.model}, lambda: fetch_stage(context, first))
         model = Path(fetched.value["path"])
-        self._step(
+        self.steps.run(
             "recount",
-            self._after("plan", "fetch"),
+            self.steps.after("plan", "fetch"),
             lambda: recount_stage(context, inputs, first, model),
         )
-        plan = self._fitted(inputs, self._plan_of("recount"), model)
+        plan = fitted(context, self.steps, inputs, self.steps.plan_of("recount"), model)
         score = lambda answers, references: score_answers(plan.search.metric, answers, references)  # noqa: E731
-        found = self._step("search", self._after("recount"), lambda: search_stage(context, plan, device, score))
+        found = self.steps.run(
+            "search", self.steps.after("recount"), lambda: search_stage(context, plan, device, score)
+        )
         remember_peaks(context, plan, device)
         newest = self.record.plans()[-1]
         rate = float(found.value["measured_tokens_per_second"])
         plan = newest if newest.revision > plan.revision else remeasured(context, plan, rate)
-        self._step("train", self._after("search"), lambda: train_stage(context, plan, device, score))
+        self.steps.run("train", self.steps.after("search"), lambda: train_stage(context, plan, device, score))
         remember_peaks(context, plan, device)
         return plan
 
-    def _probed(self, first: Plan) -> Plan:
-        """The plan after the best candidates were tried, where that was asked for and pays."""
-        context = self.context
-        inputs = stored_inputs(context, *profiles_of(self.record))
-        if self.record.step("probe") is None and not probe_plan(inputs).trials:
-            return first
-        if self.record.step("probe") is None:
-            self._step("probe", self._after("plan"), lambda: probe_stage(context, inputs, first))
-        return self._plan_of("probe")
-
-    def _fitted(self, inputs: Inputs, plan: Plan, model: Path) -> Plan:
-        """The plan after its memory was traced, and measured on the longest rows, where that is worth it."""
-        context, device = self.context, inputs.hardware.device
-        why = trace_skipped(context, plan, device, room_bytes(inputs), model)
-        if why:
-            self._skip(("trace",), why)
-        else:
-            asked = self._after("recount", "fetch")
-            traced = self._step("trace", asked, lambda: trace_stage(context, inputs, plan, model))
-            inputs, plan = with_step_margin(inputs, traced.value), self._plan_of("trace")
-        why = probe_skipped(context, plan)
-        if why:
-            self._skip(("memory",), why)
-            return plan
-        asked = self._after("recount") | {"plan": plan.revision}
-        self._step("memory", asked, lambda: memory_probe_stage(context, inputs, plan))
-        return self._plan_of("memory")
-
-    def _plan_of(self, stage: str) -> Plan:
-        revision = int(self.record.value(stage)["revision"])
-        return next(p for p in self.record.plans() if p.revision == revision)
-
     def _prove(self, plan: Plan, worker: ModelWorker) -> None:
         """merge → evaluate."""
-        self._step("merge", self._after("train"), lambda: merge_stage(self.context, plan, worker))
+        self.steps.run("merge", self.steps.after("train"), lambda: merge_stage(self.context, plan, worker))
         merged = self.context.folder / "model" / "merged"
-        self._step(
+        self.steps.run(
             "evaluate",
-            self._after("merge") | {"evaluation": plan.evaluation},
+            self.steps.after("merge") | {"evaluation": plan.evaluation},
             lambda: evaluate_stage(self.context, plan, merged, worker),
         )
 
@@ -198,40 +163,16 @@ class Pipeline:
         """quantize/export → deploy → load-test; nothing when the user wants none or the result is proven worse."""
         context = self.context
         if plan.serving.engine == "none":
-            self._skip(("export", "deploy", "loadtest"), text("skip.target_none", self.task.language))
+            self.steps.skip(("export", "deploy", "loadtest"), text("skip.target_none", self.task.language))
             return False
         if proven_worse(self.record.value("evaluate")):
             why = text("short.worse", self.task.language)
             context.fall_short(why)
-            self._skip(("export", "deploy", "loadtest"), why)
+            self.steps.skip(("export", "deploy", "loadtest"), why)
             return False
-        self._step("export", self._after("merge"), lambda: export_stage(context, plan, worker))
-        after = self._after("export")
-        self._step("deploy", after, lambda: deploy_stage(context, plan, worker), lambda: is_live(context))
+        self.steps.run("export", self.steps.after("merge"), lambda: export_stage(context, plan, worker))
+        exported = self.steps.after("export")
+        self.steps.run("deploy", exported, lambda: deploy_stage(context, plan, worker), lambda: is_live(context))
         worker.close()  # its memory and its threads would weigh on the load test
-        self._step("loadtest", after, lambda: loadtest_stage(context, plan))
+        self.steps.run("loadtest", exported, lambda: loadtest_stage(context, plan))
         return True
-
-    def _skip(self, stages: tuple[str, ...], why: str) -> None:
-        for stage in stages:
-            self.context.journal.event("stage", stage=stage, state="skipped", why=why)
-
-    def _after(self, *stages: str) -> dict[str, Any]:
-        """The results of earlier stages as inputs of a later one."""
-        return {stage: digest(self.record.value(stage)) for stage in stages}
-
-    def _step(
-        self,
-        name: str,
-        inputs: Mapping[str, Any],
-        work: Callable[[], StepResult],
-        still_valid: Callable[[], bool] | None = None,
-    ) -> StepResult:
-        def valid() -> bool:
-            # A step that made a plan has not been done while that plan is not there (it may have been damaged).
-            made = self.record.value(name)
-            revision = made.get("revision") if isinstance(made, dict) else None
-            there = revision is None or (self.record.folder / "plan" / f"{revision}.json").exists()
-            return there and (still_valid is None or still_valid())
-
-        return step(self.record, self.context.journal, name, inputs, work, valid)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-CORPORA = {"first": 2e-2, "second": 3e-2, "third": 1.5e-2}
+CORPORA = {"first": 4e-3, "second": 6e-3, "third": 3e-3}
 BASE = 4.0
 EPOCH_TOKENS = 8192
-DIVERGES = 0.2
+DIVERGES = 0.05
 
 
 def arrays(noise: float = 0.002) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from autoswift.domain.profile import Device
 from autoswift.domain.protocols import Event
 from autoswift.domain.trial import Trial
 from autoswift.engines.curves import SHIPPED, CurveTable, vars_of
+from autoswift.engines.curves.smooth import Interpolator
 from autoswift.engines.simulated import Landscape, SimulatedEngine, SimulatedSession, TableLandscape
 from autoswift.errors import InputError
 from unit.curve_tables import BASE, EPOCH_TOKENS, arrays, write
@@ -73,6 +74,26 @@ def test_a_value_lies_between_its_checkpoints(table: CurveTable, tokens: float, 
         curve.at(float(curve.tokens[3])) == pytest.approx(float(curve.values[3]), nan_ok=True)
         or curve.at(float(curve.tokens[3])) is None
     )
+
+
+def test_what_lies_between_is_nearer_by_the_process_than_by_the_neighbour(tmp_path: Path) -> None:
+    whole = arrays(noise=0.0)
+    names = ("learning_rate", "rank", "batch", "warmup_ratio", "tokens")
+    left_out = [n for n in range(20, 100, 7) if whole["learning_rate"][n] < 0.02]
+    keep = np.setdiff1d(np.arange(len(whole["rank"])), left_out)
+    part = {n: whole[n][keep] for n in names} | {n: whole[n][:, keep] for n in ("nll", "averaged", "train")}
+    full, table = CurveTable(whole), CurveTable.load(write(tmp_path / "part.npz", **part))
+    made = Interpolator(table)
+    errors = []
+    for number in left_out:
+        asked = vars_of(full.configurations[number])
+        real = full.curve("second", number, None, "averaged").values
+        near = table.curve("second", table.nearest(asked).number, None, "averaged").values
+        found = made.values("second", asked, "averaged")
+        assert (found >= np.nanmin(table.curves["averaged"][1].mean(axis=1), axis=0) - 1e-9).all()
+        errors.append((np.abs(found - real).max(), np.abs(near - real).max()))
+    process, neighbour = np.mean(errors, axis=0)
+    assert process < neighbour / 2
 
 
 def test_a_diverged_cell_stays_diverged(table: CurveTable) -> None:

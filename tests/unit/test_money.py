@@ -28,6 +28,7 @@ from autoswift.hardware.money import VARIABLE, amount, machine_watts, money_term
 from autoswift.report.costs import line
 from autoswift.report.spent import Spent, spent, spent_of, stage_times
 from autoswift.run.clock import RunClock
+from autoswift.tables import use_language
 from autoswift.testing.example_plan import machine
 from autoswift.testing.runs import synthetic_run
 
@@ -208,6 +209,7 @@ def test_amounts_read_well(value: float | None, currency: str, language: str, sh
 def test_the_plan_shows_its_cost() -> None:
     from rich.console import Console
 
+    use_language("en")
     made = asked(A10, Budget(money=2), model="qwen2.5-1.5b-instruct")
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(plan_view(make_plan(made), made.task))

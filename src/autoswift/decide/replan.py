@@ -98,8 +98,8 @@ def replanned(inputs: Inputs, plan: Plan, margin: Margin, cause: str, told: Deci
     """
     made = make_plan(replace(inputs, margins=(margin, *inputs.margins)), model=plan.model)
     old, new = plan.training, made.training
-    batch, micro = old.effective_batch_size, new.per_device_train_batch_size
-    micro = max(d for d in range(1, min(batch, micro) + 1) if batch % d == 0)
+    share, micro = max(1, old.effective_batch_size // new.devices), new.per_device_train_batch_size
+    micro = max(d for d in range(1, min(share, micro) + 1) if share % d == 0)
     # The engine and its flags follow the way of training; what the search and the data settled stays.
     training = replace(
         new,
@@ -108,7 +108,7 @@ def replanned(inputs: Inputs, plan: Plan, margin: Margin, cause: str, told: Deci
         lora_alpha=old.lora_alpha,
         max_length=old.max_length,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=batch // micro,
+        gradient_accumulation_steps=share // micro,
     )
     anew = {d.name: d for d in made.decisions if d.name in OF_MEMORY}
     if "per_device_train_batch_size" in anew:

@@ -77,7 +77,7 @@ def training_settings(
     batch = int(
         book.add(
             "effective_batch_size",
-            plan.batch,
+            math.ceil(plan.batch / fit.devices) * fit.devices,  # each device that shares a training has a row at least
             book.say("batch", updates=f"{plan.trial_tokens / length.row.mean / plan.batch:.0f}"),
             alternatives=[(plan.batch * 2, book.say("batch.larger")), (1, book.say("batch.one"))],
             levers=("data.splits.train", "task.budget.hours"),
@@ -86,6 +86,9 @@ def training_settings(
     )
     if batch < 1:
         raise InputError(*explain("decide.batch_zero"))
+    if batch % fit.devices:
+        raise InputError(*explain("decide.batch_devices", batch=batch, devices=fit.devices))
+    share = batch // fit.devices
     updates = plan.trial_tokens / length.row.mean / batch
     rate = float(
         book.add(
@@ -100,18 +103,18 @@ def training_settings(
         )
     )
     rank = int(book.add("lora_rank", int(rules["lora"]["rank"]), book.say("lora_rank")))
-    micro_fit = _divisor(batch, micro)
+    micro_fit = _divisor(share, micro)
     micro_fit = int(
         book.add(
             "per_device_train_batch_size",
             micro_fit,
-            book.say("micro_batch", accumulation=batch // micro_fit),
+            book.say("micro_batch", accumulation=share // micro_fit),
             levers=("hardware.devices.0.free_bytes", "data.splits.train"),
             source="formula",
         )
     )
-    if not 1 <= micro_fit <= batch or batch % micro_fit:
-        raise InputError(*explain("decide.micro_batch", micro=micro_fit, batch=batch))
+    if not 1 <= micro_fit <= share or share % micro_fit:
+        raise InputError(*explain("decide.micro_batch", micro=micro_fit, batch=share))
     checkpointing = bool(
         book.add(
             "gradient_checkpointing",
@@ -142,7 +145,7 @@ def training_settings(
         target_modules="all-linear",
         max_length=longest,
         per_device_train_batch_size=micro_fit,
-        gradient_accumulation_steps=max(1, batch // micro_fit),
+        gradient_accumulation_steps=max(1, share // micro_fit),
         gradient_checkpointing=checkpointing,
         use_liger_kernel=fit.liger,
         devices=fit.devices,
@@ -154,7 +157,7 @@ def training_settings(
         threads=inputs.hardware.cpu_cores if inputs.on_cpu else 0,
         engine=str(book.add("train_engine", "swift", book.say("train_engine"))),
     )
-    return settings, _space(inputs, rate, batch, rank, method, book)
+    return settings, _space(inputs, rate, (batch, fit.devices), rank, method, book)
 
 
 def environment_of(way: Way, inputs: Inputs) -> dict[str, str]:
@@ -184,16 +187,24 @@ def _divisor(batch: int, largest: int) -> int:
     return max(d for d in range(1, min(batch, max(largest, 1)) + 1) if batch % d == 0)
 
 
-def _space(inputs: Inputs, rate: float, batch: int, rank: int, method: Method, book: Book) -> dict[str, dict[str, Any]]:
-    """What trials may differ in; what the user fixed is not searched."""
+def _space(
+    inputs: Inputs, rate: float, rows: tuple[int, int], rank: int, method: Method, book: Book
+) -> dict[str, dict[str, Any]]:
+    """What trials may differ in; what the user fixed is not searched.
+
+    Args:
+        rate, rank: the plan's. rows: its batch, and by how many devices a batch is shared.
+    """
     rules = table("rules")
+    batch, devices = rows
+    half = max(1, batch // 2 // devices) * devices
     space: dict[str, dict[str, Any]] = {}
     fixed = inputs.task.options
     if "learning_rate" not in fixed:
         span = float(rules["learning_rate"]["span"])
         space["learning_rate"] = {"low": rate / span, "high": rate * span, "log": True, "prior": rate}
     if "effective_batch_size" not in fixed and inputs.task.budget.trials > 3:
-        space["effective_batch_size"] = {"choices": sorted({max(1, batch // 2), batch, batch * 2}), "prior": batch}
+        space["effective_batch_size"] = {"choices": sorted({half, batch, batch * 2}), "prior": batch}
     if "lora_rank" not in fixed and method != "full" and inputs.task.budget.trials > 5:
         space["lora_rank"] = {"choices": list(rules["lora"]["ranks"]), "prior": rank}
     book.add(

@@ -81,8 +81,8 @@ class TrainingSettings:
 
     @property
     def effective_batch_size(self) -> int:
-        """Rows in one optimizer step."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+        """Rows in one optimizer step, of all devices that share the training."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

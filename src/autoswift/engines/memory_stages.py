@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from autoswift.catalog.tokens import TokenCounter
+from autoswift.decide.inputs import Inputs
 from autoswift.decide.known_shape import is_known
 from autoswift.decide.replan import (
     begin,
@@ -44,6 +45,7 @@ from autoswift.hardware.margins import Margin, comparable, margin_for, with_marg
 from autoswift.hardware.shape import shape_of, shape_of_config
 from autoswift.run.context import RunContext
 from autoswift.run.places import child_environment, train_python
+from autoswift.run.steps import Steps
 from autoswift.tables import text
 
 MATTERS = 0.03
@@ -383,3 +385,21 @@ def _trace_told(context: RunContext, found: dict[str, Any], *, matters: bool) ->
 
 def _gib(amount: float) -> str:
     return f"{amount / GIB:.2f}"
+
+
+def fitted(context: RunContext, steps: Steps, inputs: Inputs, plan: Plan, model: Path) -> Plan:
+    """The plan after its memory was traced, and measured on the longest rows, where that is worth it."""
+    why = trace_skipped(context, plan, inputs.hardware.device, room_bytes(inputs), model)
+    if why:
+        steps.skip(("trace",), why)
+    else:
+        asked = steps.after("recount", "fetch")
+        traced = steps.run("trace", asked, lambda: trace_stage(context, inputs, plan, model))
+        inputs, plan = with_step_margin(inputs, traced.value), steps.plan_of("trace")
+    why = probe_skipped(context, plan)
+    if why:
+        steps.skip(("memory",), why)
+        return plan
+    asked = steps.after("recount") | {"plan": plan.revision}
+    steps.run("memory", asked, lambda: memory_probe_stage(context, inputs, plan))
+    return steps.plan_of("memory")

@@ -21,7 +21,7 @@ from autoswift.decide.planner import make_plan
 from autoswift.decide.probes import decided_by, probe_plan
 from autoswift.decide.probing import ProbeResult, ProbeTrial
 from autoswift.decide.replan import begin
-from autoswift.decide.stages import explained_plan, keep_plan, less_device_time
+from autoswift.decide.stages import explained_plan, keep_plan, less_device_time, stored_inputs
 from autoswift.domain.artifact import StepResult
 from autoswift.domain.plan import ModelChoice, Plan
 from autoswift.domain.profile import Device
@@ -33,8 +33,9 @@ from autoswift.errors import AutoSwiftError, DiskFull, StageFailed
 from autoswift.run.context import RunContext
 from autoswift.run.files import digest
 from autoswift.run.places import train_python
-from autoswift.run.steps import step
+from autoswift.run.steps import Steps, step
 from autoswift.tables import explain, text
+from autoswift.understand.stage import profiles_of
 
 OVERTIME = 3.0
 """A candidate's training is ended at so many times the planned seconds: the speed model's worst cell was off by 2."""
@@ -230,3 +231,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _size(row: dict[str, Any]) -> int:
     return sum(len(str(message["content"])) for message in row["messages"])
+
+
+def probed(context: RunContext, steps: Steps, first: Plan) -> Plan:
+    """The plan after the best candidates were tried, where that was asked for and pays."""
+    inputs = stored_inputs(context, *profiles_of(context.record))
+    if context.record.step("probe") is None and not probe_plan(inputs).trials:
+        return first
+    if context.record.step("probe") is None:
+        steps.run("probe", steps.after("plan"), lambda: probe_stage(context, inputs, first))
+    return steps.plan_of("probe")

@@ -175,7 +175,7 @@ def weight_bytes(shape: ModelShape, method: Method, precision: str, quant_bits: 
     width = 4 if precision == "float32" else 2
     if method != "qlora":
         return shape.parameters * width
-    packed = shape.linear_parameters
+    packed = shape.packed_parameters
     return int((shape.parameters - packed) * width + packed * (NF4_BYTES if quant_bits == 4 else INT8_BYTES))
 
 

@@ -74,8 +74,19 @@ class ModelShape:
         return (self.hidden + q) + 2 * (self.hidden + kv) + (q + self.hidden)
 
     @property
+    def packed_parameters(self) -> int:
+        """Weights that bitsandbytes packs when a model is loaded for training.
+
+        It replaces `nn.Linear` modules and nothing else (transformers 5.17, `replace_with_bnb_linear`), and a mixture's
+        experts are single three-dimensional parameters there: they stay in 16 bits.
+        """
+        if not self.mixture:
+            return self.linear_parameters
+        return self.layers * self.hidden * 2 * (self.heads + self.kv_heads) * self.head_dim
+
+    @property
     def linear_parameters(self) -> int:
-        """Weights of the layers' linear maps: what 4-bit and 8-bit loading packs."""
+        """Weights of the layers' linear maps: what a server's 4-bit and 8-bit forms pack."""
         outside = max(self.parameters - self.embedding * (1 if self.tied else 2), 0)
         if self.assumed or self.mixture:  # the layers' own numbers are those of another model, or not known one by one
             return outside

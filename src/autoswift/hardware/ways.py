@@ -183,7 +183,7 @@ class _Ways:
         """HQQ at two bits on this card."""
         if self.device.kind != "cuda":
             return
-        packed = self.shape.linear_parameters
+        packed = self.shape.packed_parameters
         weights = int((self.shape.parameters - packed) * 2 + packed * TWO_BIT_BYTES)
         need = self.estimate.high - self.weights + weights
         if need <= self.room:

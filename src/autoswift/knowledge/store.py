@@ -73,10 +73,10 @@ def read(goal: str = "", modality: str = "", limit: int = 0) -> Memory:
     Raises:
         InputError: when the database cannot be read.
     """
-    from sqlalchemy import inspect, select
-
     if _absent():
         return Memory()
+    from sqlalchemy import inspect, select  # a third of a second, which a plan without a memory does not pay
+
     wanted = {"goal": goal, "modality": modality}
     found: dict[str, RunEntry] = {}
     with _connection(write=False) as connection:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from autoswift.domain.artifact import StepResult
+from autoswift.domain.plan import Plan
 from autoswift.run.files import digest, file_sha256
 from autoswift.run.journal import RunJournal
 from autoswift.run.record import RunRecord
@@ -65,3 +66,41 @@ def _intact(path: Path, hashes: Mapping[str, str]) -> bool:
         return False
     files = {path / name if path.is_dir() else path: wanted for name, wanted in hashes.items()}
     return all(one.is_file() and file_sha256(one) == wanted for one, wanted in files.items())
+
+
+class Steps:
+    """The steps of one run, by the names of their stages."""
+
+    def __init__(self, record: RunRecord, journal: RunJournal) -> None:
+        self.record, self.journal = record, journal
+
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[], StepResult],
+        still_valid: Callable[[], bool] | None = None,
+    ) -> StepResult:
+        """As `step`; a step that made a plan has not been done while that plan is not there (it may be damaged)."""
+
+        def valid() -> bool:
+            made = self.record.value(name)
+            revision = made.get("revision") if isinstance(made, dict) else None
+            there = revision is None or (self.record.folder / "plan" / f"{revision}.json").exists()
+            return there and (still_valid is None or still_valid())
+
+        return step(self.record, self.journal, name, inputs, work, valid)
+
+    def skip(self, stages: tuple[str, ...], why: str) -> None:
+        """Writes down that stages are left out, and why."""
+        for stage in stages:
+            self.journal.event("stage", stage=stage, state="skipped", why=why)
+
+    def after(self, *stages: str) -> dict[str, Any]:
+        """The results of earlier stages as inputs of a later one."""
+        return {stage: digest(self.record.value(stage)) for stage in stages}
+
+    def plan_of(self, stage: str) -> Plan:
+        """The plan that a finished stage made."""
+        revision = int(self.record.value(stage)["revision"])
+        return next(p for p in self.record.plans() if p.revision == revision)

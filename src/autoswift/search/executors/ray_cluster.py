@@ -220,9 +220,9 @@ def start(plan: Plan, device: Device, folder: Path) -> Driver:
     place = folder / "ray"
     place.mkdir(parents=True, exist_ok=True)
     _remove_leftover(place / "driver.json")
+    environment = child_environment(0) | QUIET | (_given() if address else own_token(place))
     # Only ours (mode 0700); Ray opens the folder that it is given, which is therefore one inside.
     temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_base()))
-    environment = child_environment(0) | QUIET | (_given() if address else own_token(place))
     settings = {
         "address": address,
         "need": need,
