@@ -24,10 +24,15 @@ def swift_default(meter: Meter) -> None:
     meter.train(meter.ground.swift())
 
 
-def spaced(low: float, high: float, count: int) -> list[float]:
-    """Middles of equal strata of the logarithm."""
+def spaced(low: float, high: float, count: int, phase: float = 0.5) -> list[float]:
+    """One rate in each of `count` equal strata of the logarithm, all at the same place of theirs."""
     span = math.log(high / low)
-    return [low * math.exp(span * (i + 0.5) / count) for i in range(count)]
+    return [low * math.exp(span * (i + phase) / count) for i in range(count)]
+
+
+def phase_of(meter: Meter) -> float:
+    """Where in its stratum a replay's grid has its rates: by seed, so that no grid is lucky in all of them."""
+    return random.Random(f"phase/{meter.seed}").random()  # noqa: S311
 
 
 def grid(points: int) -> Method:
@@ -36,7 +41,7 @@ def grid(points: int) -> Method:
     def run(meter: Meter) -> None:
         space, guess = meter.ground.space(), meter.ground.guess()
         axes: dict[str, list[Any]] = {
-            "learning_rate": spaced(*space["learning_rate"], 3),
+            "learning_rate": spaced(*space["learning_rate"], 3, phase_of(meter)),
             "effective_batch_size": [4, 8, 16],
             "lora_rank": space["lora_rank"][-3:],
             "epochs": [2, 4, 8],
@@ -61,7 +66,7 @@ def every(meter: Meter, cells: Iterable[dict[str, Any]], shuffled: bool = True) 
 
 def sweep(meter: Meter) -> None:
     """Eight learning rates, the rest as in the best guess."""
-    rates = spaced(*meter.ground.space()["learning_rate"], 8)
+    rates = spaced(*meter.ground.space()["learning_rate"], 8, phase_of(meter))
     every(meter, [meter.ground.guess() | {"learning_rate": r} for r in rates])
 
 

@@ -28,6 +28,7 @@ from autoswift.cli.options import hoisted, typed
 from autoswift.decide.facts import LEVERS, suppose
 from autoswift.decide.inputs import Inputs
 from autoswift.decide.planner import make_plan
+from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
 from autoswift.understand.find import registry
 from autoswift.understand.nearest import examples
@@ -188,11 +189,11 @@ def plan() -> Plan:
 
 
 def situations() -> list[Inputs]:
-    """A CPU, two cards of a kind, a result for the edge, a cluster: between them every decision of a plan is made."""
-    cpu, card = inputs(), inputs(RTX, ONLINE)
+    """A CPU, two minutes on it, two cards of a kind, a result for the edge, a cluster: every decision of a plan."""
+    cpu, hasty, card = inputs(), inputs(budget=Budget(hours=0.036)), inputs(RTX, ONLINE)
     two = replace(card, hardware=replace(card.hardware, devices=(RTX, replace(RTX, index=1))))
     ray = replace(card, task=replace(card.task, options={"executor": "ray"}))
-    return [cpu, two, replace(cpu, profile=replace(cpu.profile, deploy="edge")), ray]
+    return [cpu, hasty, two, replace(cpu, profile=replace(cpu.profile, deploy="edge")), ray]
 
 
 @cache

@@ -58,6 +58,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
     timed = length.row.mean / fit.told_seconds if fit.told_seconds > 0 else 0.0
     rate = inputs.measured.tokens_per_second or timed or float(table("rules")["schedule"]["unknown_rate"])
     times = schedule(inputs, model, evaluation, rate, length, book)
+    evaluation = replace(evaluation, validation_answers=times.validation_answers)
     rungs = rungs_for(inputs, times, max(length.row.mean, 1.0), rate, book)
     training, space = training_settings(inputs, model, way, times, length, book)
     start = begin(inputs, model, training.method, space, times.trials, book)

@@ -50,6 +50,7 @@ class Schedule:
     answer_seconds: float
     start_seconds: float
     stage_seconds: dict[str, float]
+    validation_answers: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,8 @@ class _Costs:
     answers: float
     reserve: float
     stages: dict[str, float]
+    reading: float
+    generated: bool = True
 
 
 def lengths(inputs: Inputs, model: ModelChoice) -> Lengths:
@@ -136,7 +139,10 @@ def _costs(
     }
     reserve = sum(v for k, v in stages.items() if k != "fetch")
     answers = generate(evaluation.validation_rows)
-    return _Costs(trial=start + answers, start=start, answers=answers, reserve=reserve * SLACK, stages=stages)
+    read = reading(evaluation.validation_rows)
+    return _Costs(
+        trial=start + answers, start=start, answers=answers, reserve=reserve * SLACK, stages=stages, reading=read
+    )
 
 
 def _search_time(inputs: Inputs, costs: _Costs) -> float:
@@ -149,6 +155,21 @@ def _without_load_test(costs: _Costs) -> _Costs:
     """Nothing kept for the load test: it is the one stage that the result can do without."""
     stages = costs.stages | {"loadtest": 0.0}
     return replace(costs, reserve=costs.reserve - SLACK * costs.stages["loadtest"], stages=stages)
+
+
+def _bare(costs: _Costs) -> _Costs:
+    """The least that ends with a result: no load test, no slack, and a single trial that answers nothing.
+
+    It is compared with no other, so that the likelihood of its validation rows says enough.
+    """
+    costs = _without_load_test(costs)
+    return replace(
+        costs,
+        trial=costs.start + costs.reading,
+        answers=costs.reading,
+        reserve=costs.reserve / SLACK,
+        generated=False,
+    )
 
 
 def _fetch_seconds(model: ModelChoice, download: float) -> float:
@@ -181,7 +202,12 @@ def schedule(
         costs = _without_load_test(costs)
         device_time = _search_time(inputs, costs)
     if device_time < costs.trial + least / rate:
-        raise _too_short(inputs, costs, least / rate)
+        costs = _bare(costs)
+        device_time = _search_time(inputs, costs)
+    if device_time < costs.trial + least / rate:
+        if _hopeless(inputs, costs, least / rate):
+            raise _too_short(inputs, costs, least / rate)
+        device_time = costs.trial + least / rate  # the trial's deadline cuts it to what there is
     capped = inputs.on_cpu and not inputs.task.full and "final_tokens" not in inputs.task.options
     cap = float(rules["tokens"]["cpu_cap"]) if capped else float("inf")
     trials, tokens = _trials(inputs, (costs.trial, smallest), rate, device_time, cap)
@@ -229,7 +255,29 @@ def schedule(
         answer_seconds=costs.answers,
         start_seconds=costs.start,
         stage_seconds=stages,
+        validation_answers=_say_answers(costs, book),
     )
+
+
+DISTURBED = 1.25
+"""So much faster than measured a CPU may turn out to be, whose measurement another process disturbed. What is begun in
+that hope is ended by its deadlines all the same."""
+
+
+def _hopeless(inputs: Inputs, costs: _Costs, training: float) -> bool:
+    """Whether the budget would be too short even on a machine that is as fast as this one may be."""
+    budget = inputs.task.budget
+    hope = DISTURBED if inputs.on_cpu and budget.money is None else 1.0  # what it costs is never hoped for
+    trial = costs.trial + training
+    whole = trial + costs.reserve + costs.stages["fetch"]
+    return budget.seconds - inputs.seconds_spent < whole / hope or budget.device_seconds_limit < trial / hope
+
+
+def _say_answers(costs: _Costs, book: Book) -> bool:
+    """Told only where it is otherwise than usual."""
+    if not costs.generated:
+        book.add("validation_answers", False, book.say("validation_answers"), levers=("task.budget.hours",))
+    return costs.generated
 
 
 def _trials(inputs: Inputs, least: tuple[float, float], rate: float, time: float, cap: float) -> tuple[int, int]:

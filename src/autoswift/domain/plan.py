@@ -150,6 +150,7 @@ class EvaluationSettings:
     Attributes:
         validation_rows, test_rows: rows that get a generated answer.
         bootstrap: resamples behind an interval.
+        validation_answers: trials answer the validation rows; else only the rows' likelihood is measured.
     """
 
     metric: str
@@ -159,6 +160,7 @@ class EvaluationSettings:
     generation_batch_size: int
     confidence: float = 0.95
     bootstrap: int = 2000
+    validation_answers: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

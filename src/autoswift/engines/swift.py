@@ -153,7 +153,7 @@ class _Process:
             "channel": self.channel,
             "stop_file": self.stop_file,
             "validation": context.validation if trial.evaluate_rows else None,
-            "max_new_tokens": plan.evaluation.max_new_tokens,
+            "max_new_tokens": plan.evaluation.max_new_tokens if plan.evaluation.validation_answers else 0,
             "generation_batch_size": plan.evaluation.generation_batch_size,
             "nll_rows": trial.evaluate_rows,
             "deadline": trial.deadline - trial.evaluate_seconds if trial.deadline else None,

@@ -287,8 +287,9 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
             tokens = sum(row.tokens for row in scored)
             metrics["nll"] = sum(row.nll_sum for row in scored) / tokens if tokens else None
             metrics["nll_tokens"] = tokens
+        wanted = rows if self.trial.max_new_tokens > 0 else []
         made = answering.generate(
-            model, template, rows, max_new_tokens=self.trial.max_new_tokens, batch_size=batch, until=until
+            model, template, wanted, max_new_tokens=self.trial.max_new_tokens, batch_size=batch, until=until
         )
         done = [answer for answer in made if answer is not None]
         if done:
@@ -302,7 +303,7 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
             "evaluated",
             step=state.global_step,
             final=True,
-            complete=len(done) == len(rows),
+            complete=len(done) == len(wanted),
             metrics=metrics,
             answers=answers,
         )
