@@ -184,9 +184,13 @@ class Ground:
         rules = rules_table("rules")
         span, rate, batch = float(rules["learning_rate"]["span"]), guess["learning_rate"], guess["effective_batch_size"]
         full = round(self.full(guess))
+        batches = sorted({max(1, batch // 4), max(1, batch // 2), batch, batch * 2, batch * 4})
         space = {
             "learning_rate": {"low": rate / span, "high": rate * span, "log": True, "prior": rate},
-            "effective_batch_size": {"choices": sorted({max(1, batch // 2), batch, batch * 2}), "prior": batch},
+            "effective_batch_size": {
+                "choices": sorted({max(1, batch // 4), max(1, batch // 2), batch, batch * 2, batch * 4}),
+                "prior": batch,
+            },
             "lora_rank": {"choices": list(rules["lora"]["ranks"]), "prior": guess["lora_rank"]},
         }
         if self.search_epochs:

@@ -121,7 +121,9 @@ def optuna_search(kind: str) -> Method:
             pruner = optuna.pruners.HyperbandPruner(min_resource=RUNGS[0], max_resource=RUNGS[-1], reduction_factor=3)
         elif kind == "asha":
             pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=3)
-        study = optuna.create_study(direction="minimize", sampler=sampler, pruner=pruner)
+        # Hyperband draws a trial's bracket from the study's name, which is random unless given.
+        name = f"{kind}-{meter.seed}"
+        study = optuna.create_study(study_name=name, direction="minimize", sampler=sampler, pruner=pruner)
         while not meter.over:
             trial = study.ask(_distributions(meter))
             value = meter.train(trial.params) if kind in ("tpe", "gp") else _halved(meter, trial)

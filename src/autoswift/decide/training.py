@@ -197,14 +197,14 @@ def _space(
     """
     rules = table("rules")
     batch, devices = rows
-    half = max(1, batch // 2 // devices) * devices
+    batches = sorted({max(1, batch // n // devices) * devices for n in (4, 2, 1)} | {batch * 2, batch * 4})
     space: dict[str, dict[str, Any]] = {}
     fixed = inputs.task.options
     if "learning_rate" not in fixed:
         span = float(rules["learning_rate"]["span"])
         space["learning_rate"] = {"low": rate / span, "high": rate * span, "log": True, "prior": rate}
     if "effective_batch_size" not in fixed and inputs.task.budget.trials > 3:
-        space["effective_batch_size"] = {"choices": sorted({half, batch, batch * 2}), "prior": batch}
+        space["effective_batch_size"] = {"choices": batches, "prior": batch}
     if "lora_rank" not in fixed and method != "full" and inputs.task.budget.trials > 5:
         space["lora_rank"] = {"choices": list(rules["lora"]["ranks"]), "prior": rank}
     book.add(

@@ -38,15 +38,21 @@ def propose(search: Search, number: int) -> Pick | None:
     return pick(space, seen, pending, failed, best, rng, belief)
 
 
+SEEN = 0.1
+"""Share of the metric's standard error: a gain below it could not be seen in ten times as many answers."""
+PAID = 0.02
+"""Share of what the search gained so far: a trial that is expected to add less costs more than it brings."""
+
+
 def worth(search: Search) -> float:
-    """What a gain must be measured against: the metric's standard error, or what the search gained so far."""
+    """The gain below which another trial is not worth its cost, in units of the metric."""
     rows = [row for row in _rows(search) if row[1] == 0.0]
     if not rows:
         return 0.0
     values = [row[2] for row in rows]
     gained = max(values) - values[0]
     errors = [row[3] for row in rows if row[3] > 0]
-    return max(gained, float(np.median(errors)) if errors else 0.0)
+    return max(PAID * gained, SEEN * float(np.median(errors)) if errors else 0.0)
 
 
 def _rows(search: Search) -> list[tuple[dict[str, Any], float, float, float]]:

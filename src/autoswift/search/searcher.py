@@ -26,11 +26,7 @@ MODEL_TRIALS = 100
 """Up to here a Gaussian process proposes, beyond it TPE: by then both are at the noise of the metric, and a history is
 cut to this many trials so that a proposal takes as long at the ten-thousandth trial as at the hundredth."""
 
-WORTH = 0.2
-"""The search ends when the gain expected of the next trial is under this share of one standard error of the metric (it
-could not be seen), or of this share of what all trials so far gained over the first (it is not worth its cost)."""
-
-BEFORE_WORTH = 4
+BEFORE_WORTH = 8
 """Trials before the gain is asked for: a process fitted to fewer is sure of things that it cannot know."""
 
 
@@ -174,8 +170,8 @@ class Search:
 
     def prior(self) -> dict[str, Any]:
         """The plan's own values of what may be searched."""
-        training = self.plan.training
-        return {
+        training, space = self.plan.training, self.plan.search.space
+        return {name: one["prior"] for name, one in space.items() if "prior" in one} | {
             "learning_rate": training.learning_rate,
             "effective_batch_size": training.effective_batch_size,
             "lora_rank": training.lora_rank,
@@ -242,7 +238,7 @@ class Search:
             if found is None:
                 return False
             self._gain = (number, found.gain)
-        return self._gain[1] < WORTH * worth(self)
+        return self._gain[1] < worth(self)
 
     def _sampled(self, number: int) -> dict[str, Any]:
         """One draw of TPE from the newest and the best of the history, in memory and from a seed of its own."""
