@@ -187,10 +187,7 @@ class Ground:
         batches = sorted({max(1, batch // 4), max(1, batch // 2), batch, batch * 2, batch * 4})
         space = {
             "learning_rate": {"low": rate / span, "high": rate * span, "log": True, "prior": rate},
-            "effective_batch_size": {
-                "choices": sorted({max(1, batch // 4), max(1, batch // 2), batch, batch * 2, batch * 4}),
-                "prior": batch,
-            },
+            "effective_batch_size": {"choices": batches, "prior": batch},
             "lora_rank": {"choices": list(rules["lora"]["ranks"]), "prior": guess["lora_rank"]},
         }
         if self.search_epochs:
