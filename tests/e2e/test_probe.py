@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from autoswift.testing.model_hub import ModelHub
 from support import SENTENCE, SMALL, TINY, Cli, lines, small_data, stage_state, tiny_model, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 WORSE, BETTER = "jingyaogong/MiniMind2", "jingyaogong/MiniMind2-Small"
 """The first and the second of the ranking up to 0.11 B weights; both have Llama's layers, as the tiny ones do."""

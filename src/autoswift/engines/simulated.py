@@ -149,14 +149,25 @@ class SimulatedEngine:
         landscape: a formula by default.
         capacity: trials at once; they run side by side, each at its own pace.
         time_scale: real seconds a simulated second; None: no waiting, and deadlines (real times) are not looked at.
+        own_clock: without waiting, deadlines are times of the engine's own clock; the run's clock must go by `now`.
     """
 
     def __init__(
-        self, folder: Path, landscape: Ground | None = None, capacity: int = 1, time_scale: float | None = None
+        self,
+        folder: Path,
+        landscape: Ground | None = None,
+        capacity: int = 1,
+        time_scale: float | None = None,
+        own_clock: bool = False,
     ) -> None:
         self.folder, self.landscape, self._capacity = folder, landscape or Landscape(), capacity
-        self.time_scale = time_scale
+        self.time_scale, self.own_clock = time_scale, own_clock
         self.started: list[Trial] = []
+        self.clock = 0.0
+
+    def now(self) -> float:
+        """Simulated seconds over all sessions: those of the newest event."""
+        return self.clock
 
     def open(self, plan: Plan, device: Device) -> SimulatedSession:
         """A session."""
@@ -185,7 +196,7 @@ class SimulatedSession:
     def __init__(self, engine: SimulatedEngine, plan: Plan, capacity: int) -> None:
         self.engine, self.plan, self._capacity = engine, plan, capacity
         self.lanes: dict[int, _Lane] = {}
-        self.clock = 0.0
+        self.clock = engine.clock
         self._begin = time.time()
 
     def capacity(self) -> int:
@@ -214,6 +225,8 @@ class SimulatedSession:
         if not self.lanes:
             return []
         if self.engine.time_scale is None:
+            if self.engine.own_clock:
+                self._end_at_deadlines()
             return self._until(min(lane.coming[0].time for lane in self.lanes.values()))
         self._watch_deadlines()
         due = min(lane.coming[0].time for lane in self.lanes.values())
@@ -251,7 +264,15 @@ class SimulatedSession:
         found.sort(key=lambda e: e.time)
         if found:
             self.clock = max(self.clock, self._simulated(found[-1].time))
+            self.engine.clock = max(self.engine.clock, self.clock)
         return found
+
+    def _end_at_deadlines(self) -> None:
+        """A trial whose next step would end after its deadline ends at the deadline."""
+        for lane in self.lanes.values():
+            deadline = lane.trial.deadline
+            if deadline is not None and len(lane.coming) > 2 and lane.coming[0].time > deadline:
+                lane.coming = deque(self._end(lane, lane.step, max(deadline, self.clock)))
 
     def _watch_deadlines(self) -> None:
         now = time.time()

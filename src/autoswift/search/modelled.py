@@ -59,7 +59,7 @@ def _rows(search: Search) -> list[tuple[dict[str, Any], float, float, float]]:
     """(parameters, shortfall, value, noise) of every rung that ended, by trial number; the best and newest if many."""
     full = max(search.rungs)
     found = []
-    for number, at in search.results().items():
+    for number, at in search.results(search.chosen(LARGEST)).items():
         for rung, value in sorted(at.items()):
             outcome = search.at[number][rung]
             short = math.log(full / rung)
@@ -67,11 +67,7 @@ def _rows(search: Search) -> list[tuple[dict[str, Any], float, float, float]]:
                 short = math.log(max(1.0, full / outcome.tokens))
             noise = float(outcome.metrics.get(f"{search.plan.search.metric}_stderr") or 0.0)
             found.append((search.proposals[number].parameters, short, value, noise if len(search.rungs) < 2 else 0.0))
-    if len(found) <= LARGEST:
-        return found
-    newest = found[-LARGEST // 2 :]
-    best = sorted(found[: -LARGEST // 2], key=lambda row: (row[1], -row[2]))
-    return best[: LARGEST // 2] + newest
+    return found
 
 
 def _observations(space: Space, rows: list[tuple[dict[str, Any], float, float, float]]) -> Observations:

@@ -7,8 +7,9 @@ more trials than a process is worth fitting to.
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from autoswift.domain.plan import Plan, StartPoint
@@ -47,6 +48,8 @@ class Search:
         self.rungs = tuple(plan.search.rungs) or (plan.search.trial_tokens,)
         self.at: dict[int, dict[int, Outcome]] = {}
         self.started: dict[int, int] = {}
+        self._measured = False
+        self.ranking: list[tuple[float, int]] = []
         self._gain: tuple[int, float] | None = None
         for number, trial in sorted((history or {}).items()):
             if number > 0:
@@ -85,11 +88,16 @@ class Search:
     def done(self, trial: int, outcome: Outcome) -> None:
         """Takes the end of a trial, or of one rung of it."""
         self.outcomes[trial] = outcome
+        self._measured = self._measured or outcome.metrics.get(self.plan.search.metric) is not None
         rung = outcome.rung or self.started.get(trial, self.rungs[-1])
         self.at.setdefault(trial, {})[rung] = outcome
         nll = outcome.metrics.get("nll")
         if outcome.status == "finished" and nll is not None:
             self.curves.ended(trial, nll)
+        else:
+            self.curves.restarted(trial)
+        if (value := self.value(outcome)) is not None:
+            bisect.insort(self.ranking, (value, trial))
 
     def finished(self) -> str | None:
         """`trials` when all that the plan wants have ended, `gain` when another is not worth its cost, else None."""
@@ -105,11 +113,23 @@ class Search:
         """The number of the best finished trial: by the metric, ties by the lower negative log-likelihood."""
         return best_of(self.outcomes, self.plan.search.metric)
 
-    def results(self) -> dict[int, dict[int, float]]:
-        """Trial to tokens to value, higher is better, of everything that ended well or was pruned."""
+    def chosen(self, most: int) -> list[int]:
+        """At most so many trials that a model is told of, ascending: the newest, and the best of those before."""
+        numbers = sorted(self.at)
+        if len(numbers) <= most:
+            return numbers
+        kept = set(numbers[-(most // 2) :])
+        for _, number in reversed(self.ranking):
+            if len(kept) >= most:
+                break
+            kept.add(number)
+        return sorted(kept)
+
+    def results(self, numbers: Iterable[int]) -> dict[int, dict[int, float]]:
+        """Trial to tokens to value, higher is better, of those that ended well or were pruned."""
         return {
-            number: {rung: value for rung, one in at.items() if (value := self.value(one)) is not None}
-            for number, at in sorted(self.at.items())
+            number: {rung: value for rung, one in self.at[number].items() if (value := self.value(one)) is not None}
+            for number in numbers
         }
 
     def _remember(self, number: int, trial: TrialHistory) -> None:
@@ -142,7 +162,7 @@ class Search:
         number = len(self.proposals) + 1
         if number > self.plan.search.trials:
             return None
-        believed = agreement(self._finished(), self.rungs) >= AGREEMENT
+        believed = len(self.rungs) < 2 or agreement(self._finished(), self.rungs) >= AGREEMENT
         tokens = self.rungs[0] if believed else self.rungs[-1]
         parameters, origin = self._parameters(number)
         full = len(self.rungs) < 2
@@ -165,8 +185,7 @@ class Search:
 
     def _metric_known(self) -> bool:
         """In a search of full trials values are of the metric; a trial without one cannot be compared."""
-        metric = self.plan.search.metric
-        return len(self.rungs) < 2 and any(o.metrics.get(metric) is not None for o in self.outcomes.values())
+        return len(self.rungs) < 2 and self._measured
 
     def prior(self) -> dict[str, Any]:
         """The plan's own values of what may be searched."""

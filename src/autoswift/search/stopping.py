@@ -26,6 +26,9 @@ BELIEVED = 0.6
 """Rank correlation between where curves stood and where they ended, over the ended trials, below which nothing is
 stopped by its curve (`rungs.AGREEMENT` has the reason)."""
 
+NEWEST = 50
+"""Ended trials that a curve is compared with, the newest: more tell no more, and each costs a look at every report."""
+
 MARGIN = 0.02
 """Relative distance behind the median that is not yet worse: twice what another seed makes of the same training in the
 smoothed loss."""
@@ -62,13 +65,17 @@ class Curves:
         return "pruned" if self._hopeless(trial, fraction, smooth) else ""
 
     def restarted(self, trial: int) -> None:
-        """Forgets the curve of an earlier attempt."""
+        """Forgets the curve of an earlier attempt, or of a trial that failed."""
         for kept in (self._first, self._smooth, self._points):
             kept.pop(trial, None)
 
     def ended(self, trial: int, value: float) -> None:
         """Takes the final value of a trial that ran to its end; lower is better (a negative log-likelihood)."""
         self._ended[trial] = value
+        while len(self._ended) > NEWEST:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self.restarted(oldest)
 
     def at(self, trial: int, fraction: float) -> float | None:
         """The smoothed loss at a share of the trial, or None before its first report."""

@@ -23,20 +23,11 @@ def sample(search: Search, number: int) -> dict[str, Any]:
     sampler = optuna.samplers.TPESampler(seed=draw_seed(search.plan.seed, number), n_startup_trials=4)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     distributions = {name: _distribution(one) for name, one in search.plan.search.space.items()}
-    for past in _chosen(search, number):
+    running = [n for n in search.proposals if n not in search.at and n != number]
+    for past in sorted({*search.chosen(LARGEST), *running[-LARGEST:]}):
         study.add_trial(_frozen(search, past, distributions))
     trial = study.ask(distributions)
     return {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in trial.params.items()}
-
-
-def _chosen(search: Search, number: int) -> list[int]:
-    numbers = [n for n in sorted(search.proposals) if n != number]
-    if len(numbers) <= LARGEST:
-        return numbers
-    newest = numbers[-LARGEST // 2 :]
-    results = {n: max(at.items())[1] for n, at in search.results().items() if at and n not in set(newest)}
-    best = sorted(results, key=lambda n: -results[n])[: LARGEST // 2]
-    return sorted(best) + newest
 
 
 def _frozen(search: Search, number: int, distributions: Mapping[str, Any]) -> Any:

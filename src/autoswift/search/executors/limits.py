@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
 from autoswift.domain.trial import FINAL_TRAINING, Trial
 from autoswift.run.clock import RunClock
-from autoswift.search.history import TrialHistory
 from autoswift.search.pace import Pace
 
 LEAST_SECONDS = 10.0
@@ -28,16 +26,17 @@ class Limits:
     def __init__(self, plan: Plan, budget: Budget, clock: RunClock, spent: float, sessions: int) -> None:
         self.plan, self.budget, self.clock, self.spent, self.sessions = plan, budget, clock, spent, sessions
         self.pace = Pace(plan.search)
+        self._answering = 0.0
 
-    def over(self, ended: Sequence[float], done: int, elapsed: float, *, first: bool) -> str:
+    def over(self, usual: float, done: int, elapsed: float, *, first: bool) -> str:
         """Why no further trial is started: `device_seconds`, `hours`, or an empty text.
 
         Args:
-            ended: device-seconds of the trials that ended. done: how many trials have an outcome.
+            usual: device-seconds of a trial so far; 0 before the first. done: how many trials have an outcome.
             elapsed: device-seconds of those that run. first: none has run yet.
         """
         left = self._device_left(elapsed)
-        usual = (sum(ended) / len(ended) / 2) if ended else LEAST_SECONDS
+        usual = usual / 2 or LEAST_SECONDS
         if left <= 0 or (math.isfinite(left) and not first and left < min(usual, self.budget.device_seconds_limit / 2)):
             return "device_seconds"
         wall = self._search_seconds(done)
@@ -68,15 +67,16 @@ class Limits:
         # By its own deadline it ends itself; this one is for a reserve that has grown since.
         return self.pace.reserve_seconds > self.plan.search.reserve_seconds and last <= 0
 
-    def evaluate_seconds(self, history: Mapping[int, TrialHistory]) -> float:
+    def answered(self, latency: float | None) -> None:
+        """Takes the seconds that an answer of a trial took on average."""
+        if latency:
+            seconds = latency * self.plan.evaluation.validation_rows
+            self.pace.answered(seconds)
+            self._answering = max(self._answering, seconds)
+
+    def evaluate_seconds(self) -> float:
         """What answering took so far, a half more for luck; before the first trial twice the formula."""
-        rows = self.plan.evaluation.validation_rows
-        seen = [
-            float(t.outcome.metrics.get("latency_seconds") or 0) * rows
-            for t in history.values()
-            if t.outcome is not None
-        ]
-        return 1.5 * max(seen) if any(seen) else 2.0 * self.plan.search.answer_seconds
+        return 1.5 * self._answering or 2.0 * self.plan.search.answer_seconds
 
     def _device_left(self, elapsed: float) -> float:
         return self.budget.device_seconds_limit - self.spent - elapsed

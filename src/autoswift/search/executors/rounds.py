@@ -70,6 +70,8 @@ class Round:
         self.running: dict[int, Running] = {}
         spent = sum(t.device_seconds for n, t in self.history.items() if n > 0)
         self.limits = Limits(plan, budget, self.clock, spent, len(self.sessions))
+        for past in self.history.values():
+            self.limits.answered(past.outcome.metrics.get("latency_seconds") if past.outcome else None)
 
     def run(self) -> SearchOutcome:
         """Until the searcher or the budget ends it."""
@@ -139,10 +141,10 @@ class Round:
         done = self.searcher.finished()
         if done:
             return done
-        ended = [t.device_seconds for n, t in self.history.items() if t.done and n != FINAL_TRAINING]
         first = not self.searcher.outcomes and not self.running
         elapsed = [self._device_seconds(one) for one in self.running.values()]
-        return self.limits.over(ended, len(self.searcher.outcomes), sum(elapsed), first=first)
+        usual = self.limits.spent / max(1, len(self.searcher.outcomes))
+        return self.limits.over(usual, len(self.searcher.outcomes), sum(elapsed), first=first)
 
     def _start(self, proposal: Proposal, attempt: int, overrides: dict[str, Any]) -> None:
         past = self.history.get(proposal.number)
@@ -158,7 +160,7 @@ class Round:
                 None if final else len(self.searcher.outcomes), len(self.running), self._running_seconds()
             ),
             evaluate_rows=self.plan.evaluation.validation_rows,
-            evaluate_seconds=self.limits.evaluate_seconds(self.history),
+            evaluate_seconds=self.limits.evaluate_seconds(),
             continues=self._continues(proposal, past),
         )
         self.journal.trial("started", trial.number, attempt=attempt, tokens=trial.tokens, overrides=overrides)
@@ -249,8 +251,7 @@ class Round:
         if event.trial != FINAL_TRAINING:
             self.limits.spent += seconds
         one.metrics |= event.metrics
-        latency = one.metrics.get("latency_seconds")
-        self.limits.pace.answered(latency * self.plan.evaluation.validation_rows if latency else None)
+        self.limits.answered(one.metrics.get("latency_seconds"))
         symptom = self._symptom(one, event)
         outcome = Outcome(
             status="failed" if symptom else "pruned" if one.stopped == "pruned" else "finished",
