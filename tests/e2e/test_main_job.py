@@ -165,7 +165,8 @@ def test_resuming_a_finished_run_does_nothing_again(run: Path, cli: Cli) -> None
     assert len(trial_lines(run)) == before
     session = max(i for i, e in enumerate(lines(run / "events.jsonl")) if e["kind"] == "session")
     states = {e["stage"]: e["state"] for e in lines(run / "events.jsonl")[session:] if e["kind"] == "stage"}
-    assert {s for n, s in states.items() if n != "report"} == {"reused"}
+    assert {n: s for n, s in states.items() if s not in ("reused", "skipped")} == {"report": "finished"}
+    assert {n for n, s in states.items() if s == "skipped"} <= {"trace", "memory"}, "a CPU with room asks for neither"
 
 
 def test_show_reads_the_record(run: Path, cli: Cli) -> None:

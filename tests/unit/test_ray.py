@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_a_cluster_without_a_token_must_be_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autoswift_home: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+    for name in [one for one in os.environ if one.startswith("RAY_")]:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match="no token") as caught:
         start(plan_with(address="head:6379"), CPU, tmp_path)

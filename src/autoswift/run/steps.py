@@ -86,7 +86,8 @@ class Steps:
         def valid() -> bool:
             made = self.record.value(name)
             revision = made.get("revision") if isinstance(made, dict) else None
-            there = revision is None or (self.record.folder / "plan" / f"{revision}.json").exists()
+            # A fetched model has a revision too, which is its hub's word and no number.
+            there = not isinstance(revision, int) or (self.record.folder / "plan" / f"{revision}.json").exists()
             return there and (still_valid is None or still_valid())
 
         return step(self.record, self.journal, name, inputs, work, valid)
