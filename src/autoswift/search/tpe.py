@@ -15,12 +15,18 @@ LARGEST = 200
 costs about 2 ms a trial."""
 
 
+STARTUP_TRIALS = 4
+"""Until so many have ended the sampler draws at random: reached only where no process could be fitted, because every
+trial so far failed."""
+
+
 def sample(search: Search, number: int) -> dict[str, Any]:
     """The parameters of trial `number`: from the seed, the number and the history."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=draw_seed(search.plan.seed, number), n_startup_trials=4)
+    seed = draw_seed(search.plan.seed, number)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     distributions = {name: _distribution(one) for name, one in search.plan.search.space.items()}
     running = [n for n in search.proposals if n not in search.at and n != number]

@@ -86,9 +86,7 @@ class Round:
             if not reason:
                 self._fill()
             if not self.running:
-                if reason or self.searcher.finished() or not self._fill():
-                    break
-                continue
+                break
             self._listen()
         outcomes = {n: o for n, o in self.searcher.outcomes.items() if n > 0}
         return SearchOutcome(
@@ -112,15 +110,14 @@ class Round:
             self._listen()
         return self.searcher.outcomes[proposal.number]
 
-    def _fill(self) -> int:
-        """Starts as many trials as there is room for; how many."""
+    def _fill(self) -> None:
+        """Starts as many trials as there is room for."""
         room = self._room()
         proposals = self.searcher.ask(room) if room else []
         for one in proposals:
             self._journal_proposal(one)
             past = self.history.get(one.number)
             self._start(one, past.attempts + 1 if past else 1, past.overrides if past else {})
-        return len(proposals)
 
     def _journal_proposal(self, one: Proposal) -> None:
         extra = {} if one.tokens is None else {"tokens": one.tokens}
