@@ -14,9 +14,13 @@ from knowledge_runs import SPACE, TASK, fingerprints, remembered, rows, trial, t
 
 from autoswift.domain.plan import StartPoint
 from autoswift.knowledge.evidence import Remembered, judged, thinned
-from autoswift.knowledge.portfolio import advise, rate_prior, start_points, trusted
+from autoswift.knowledge.portfolio import advise, rate_prior, trusted
 
 HERE = {"learning_rate": 2e-4, "effective_batch_size": 16}
+
+
+def start_points(*known: Any, **asked: Any) -> tuple[StartPoint, ...]:
+    return advise(*known, **asked).points
 
 
 def points(*memory: Remembered, **more: Any) -> tuple[StartPoint, ...]:

@@ -88,19 +88,6 @@ class _Candidate:
     ratios: dict[str, float]
 
 
-def start_points(
-    fingerprint: Fingerprint,
-    space: Space,
-    prior: Mapping[str, Any],
-    remembered: Sequence[Remembered],
-    *,
-    trials: int = MOST_POINTS + 2,
-    language: str = "en",
-) -> tuple[StartPoint, ...]:
-    """Where a search should begin: see `advise`."""
-    return advise(fingerprint, space, prior, remembered, trials=trials, language=language).points
-
-
 def rate_prior(fingerprint: Fingerprint, remembered: Sequence[Remembered]) -> tuple[float, float, float]:
     """The learning rate by memory: mean and deviation of its log ratio to the plan's own, and effective weight."""
     return _rate(_tasks(fingerprint, remembered)[0])
