@@ -143,11 +143,22 @@ def test_the_same_inputs_give_a_byte_identical_plan() -> None:
 def test_the_demonstration_is_capped_and_says_so_and_full_lifts_it() -> None:
     capped = make_plan(inputs(budget=Budget(trials=3)))
     assert 3 * capped.search.trial_tokens + capped.search.final_tokens <= 60_000
-    assert "60000" in capped.decision("token_budget").because
+    assert f"{capped.decision('token_budget').value}" in capped.decision("token_budget").because
     full = make_plan(inputs(budget=Budget(trials=3), full=True))
     assert full.search.final_tokens > 5 * capped.search.final_tokens
     on_gpu = make_plan(inputs(RTX, OFFLINE, budget=Budget(trials=3)))
     assert on_gpu.search.final_tokens > 60_000
+
+
+def test_a_slow_processor_trains_on_fewer_tokens_and_not_on_next_to_none() -> None:
+    def total(factor: float) -> int:
+        slower = replace(CPU, tflops=CPU.tflops * factor)
+        return int(make_plan(inputs(slower, OFFLINE, budget=Budget(trials=3))).decision("token_budget").value)
+
+    by_speed = [total(factor) for factor in (0.2, 0.5, 1, 2, 10)]
+    assert by_speed == sorted(by_speed)
+    assert by_speed[0] == 30_000
+    assert by_speed[-1] == 60_000
 
 
 def test_a_model_that_is_not_to_be_had_is_not_chosen() -> None:

@@ -209,9 +209,9 @@ def schedule(
             raise _too_short(inputs, costs, least / rate)
         device_time = costs.trial + least / rate  # the trial's deadline cuts it to what there is
     capped = inputs.on_cpu and not inputs.task.full and "final_tokens" not in inputs.task.options
-    cap = float(rules["tokens"]["cpu_cap"]) if capped else float("inf")
+    cap = _cap(rate) if capped else float("inf")
     trials, tokens = _trials(inputs, (costs.trial, smallest), rate, device_time, cap)
-    total = _say_cap(capped, int(min(tokens, cap, full * (trials + 1))), tokens, book)
+    total = _say_cap(cap if capped else None, int(min(tokens, cap, full * (trials + 1))), tokens, book)
     waves = math.ceil(trials / inputs.lanes)  # trials that follow each other; those beside each other cost no time
     if total >= full * waves or trials == 1:
         trial_tokens = final_tokens = min(full, two_digits(total // waves))
@@ -333,14 +333,21 @@ def _say_trials(inputs: Inputs, trials: int, costs: _Costs, book: Book) -> int:
     return int(min(chosen, asked))
 
 
-def _say_cap(capped: bool, total: int, affordable: int, book: Book) -> int:
-    key = "token_budget.cap" if capped and total < affordable else "token_budget.time"
+def _cap(rate: float) -> float:
+    """Tokens over all trials on a CPU: a first run is to end while one waits for it."""
+    bounds = table("rules")["tokens"]
+    return min(float(bounds["cpu_cap"]), max(float(bounds["cpu_least"]), two_digits(rate * bounds["cpu_seconds"])))
+
+
+def _say_cap(cap: float | None, total: int, affordable: int, book: Book) -> int:
+    capped = cap is not None and total < affordable
+    key = "token_budget.cap" if capped else "token_budget.time"
     return int(
         book.add(
             "token_budget",
             two_digits(total),
-            book.say(key, cap=table("rules")["tokens"]["cpu_cap"]),
-            alternatives=[(affordable, book.say("token_budget.more"))] if capped and total < affordable else (),
+            book.say(key, cap=int(cap or 0)),
+            alternatives=[(affordable, book.say("token_budget.more"))] if capped else (),
             levers=("task.budget.money", "task.budget.hours", "task.full", "data.splits.train"),
             source="formula",
         )
