@@ -2,7 +2,7 @@
 
     python benchmarks/flags_gpu.py --plan     on any machine: the planner's choice and what it predicts of every cell,
                                               into benchmarks/data/flags_plan.json
-    python benchmarks/flags_gpu.py [--out F] [--site DIR] [--seconds N]
+    python benchmarks/flags_gpu.py [--out F] [--site DIR] [--seconds N] [--top N]
                                               on the device: times the cells, prints a table and the plan's rank
     python benchmarks/flags_gpu.py --read F   the table of an earlier run against today's flags_plan.json
     python benchmarks/flags_gpu.py --tiny     a small model on the processor: does it run at all
@@ -321,6 +321,15 @@ class Bench:
             torch.cuda.empty_cache()
 
 
+def likeliest(cells: list[Cell], choice: dict[str, Any], most: int) -> list[Cell]:
+    """Of those that are predicted to fit under either cap, the fastest so many, in the order given."""
+    kept: set[str] = set()
+    for gib in CAPS.values():
+        fit = [one.name for one in cells if choice["cells"].get(one.name, {}).get("high_gib", math.inf) <= gib]
+        kept |= set(sorted(fit, key=lambda name: -choice["cells"][name]["rows_per_second"])[:most])
+    return [one for one in cells if one.name in kept]
+
+
 def measure(bench: Bench, cells: list[Cell], out: Path | None) -> dict[str, dict[str, Any]]:
     """All cells within the time; one with a larger micro-batch than one that ran out of memory is not tried."""
     found: dict[str, dict[str, Any]] = {}
@@ -408,6 +417,8 @@ def run(asked: argparse.Namespace) -> None:
         if asked.tiny or importlib.util.find_spec(module) is None:
             cells = [one for one in cells if wanting not in one.name.split()]
             print(f"{module} is not used: cells of {wanting} are left out", flush=True)
+    if asked.top:
+        cells = likeliest(cells, choice, asked.top)
     if not asked.tiny:
         print(torch.cuda.get_device_name(), torch.__version__, f"batch {batch}, {len(cells)} cells", flush=True)
     found = measure(Bench(config, batch, device, begin + asked.seconds), cells, asked.out)
@@ -422,6 +433,7 @@ def main() -> None:
     parser.add_argument("--read", type=Path)
     parser.add_argument("--out", type=Path, help="one JSON line a cell")
     parser.add_argument("--site", type=Path, help="where bitsandbytes and liger_kernel are installed")
+    parser.add_argument("--top", type=int, default=0, help="only so many cells a cap, those predicted to be fastest")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     asked = parser.parse_args()
     if asked.plan:
