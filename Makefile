@@ -5,19 +5,22 @@ BIN := $(VENV)/bin
 LOCKS := src/autoswift/tables/locks
 STAMP := $(VENV)/.complete
 PYTEST_ARGS ?=
+FAULTS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-faults lint bench bench-understand bench-rows bench-search snapshots plan-tables lock wheel clean
+.PHONY: help venv demo test test-all test-faults lint bench bench-understand bench-rows bench-search bench-packed snapshots plan-tables lock wheel clean
 
 help:
 	@echo "make demo         one sentence and 500 dialogues to a trained, measured, served model"
 	@echo "make test         unit and contract tests and one run from end to end"
-	@echo "make test-faults  kills, full disks, broken files"
+	@echo "make test-faults  kills, full disks, broken files; FAULTS=name runs a part"
 	@echo "make test-all     every test"
 	@echo "make lint         ruff, mypy, import-linter, deptry"
 	@echo "make bench        the benchmarks that need no GPU"
 	@echo "make bench-understand   how often sentences are understood; make bench-rows: a million rows"
 	@echo "make bench-search       the search against others, replayed on recorded curves"
+	@echo "make bench-packed       the demo's search: a process per trial against a resident worker"
 	@echo "make snapshots    the tables made from the installed ms-swift and transformers"
 	@echo "make plan-tables  docs/*/plans.md: the plans for the recorded machines"
 	@echo "make wheel        the installable package in dist/"
@@ -42,7 +45,7 @@ test-all: venv
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-faults: venv
-	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m faults $(if $(FAULTS),-k "$(FAULTS)") $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .
@@ -62,6 +65,9 @@ bench-rows: venv
 
 bench-search: venv
 	$(BIN)/python benchmarks/search.py
+
+bench-packed: venv
+	$(BIN)/python benchmarks/packed_cpu.py $(BENCH_ARGS)
 
 snapshots: venv
 	@for file in scripts/*_snapshot.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

@@ -372,8 +372,8 @@ def told(found: dict[str, dict[str, Any]], choice: dict[str, Any]) -> None:
     print(f"{len(found) - len(ran)} cells ran out of memory")
     for cap, gib in CAPS.items():
         for words, kept in (("all cells", ran), ("without grouping", {n: o for n, o in ran.items() if "random" in n})):
-            fits = {n: o for n, o in kept.items() if o["reserved"] / GIB + CONTEXT <= gib}
-            place(cap, words, fits, choice["plans"].get(cap, {}).get("cell", ""))
+            here = {n: o for n, o in kept.items() if o["reserved"] / GIB + CONTEXT <= gib}
+            place(cap, words, here, choice["plans"].get(cap, {}).get("cell", ""))
 
 
 def place(cap: str, words: str, fits: dict[str, dict[str, Any]], chosen: str) -> None:

@@ -239,6 +239,7 @@ class Meter:
 
     Attributes:
         limit: device-seconds after which nothing is begun.
+        enough: true value at which the replay may end, since all that is asked of it is known.
         trace: (device-seconds, true value) each time another model became the best by what was seen.
         charges: every single cost, for the accounts.
     """
@@ -246,6 +247,7 @@ class Meter:
     ground: Ground
     seed: int
     limit: float
+    enough: float = -math.inf
     spent: float = 0.0
     seen: float = math.inf
     trace: list[tuple[float, float]] = field(default_factory=list)
@@ -254,7 +256,7 @@ class Meter:
 
     @property
     def over(self) -> bool:
-        return self.spent >= self.limit
+        return self.spent >= self.limit or bool(self.trace and self.trace[-1][1] <= self.enough)
 
     def charge(self, parameters: Parameters, tokens: float) -> None:
         cost = self.ground.seconds(parameters, tokens)

@@ -12,6 +12,7 @@ from search_ground import METRIC, Ground, Meter, Method, score
 
 from autoswift.domain.plan import StartPoint
 from autoswift.domain.trial import Outcome, Proposal
+from autoswift.search.configuration import COOLDOWN
 from autoswift.search.searcher import Search
 
 REPORTS = 40
@@ -68,7 +69,8 @@ def _run(search: Any, meter: Meter, one: Proposal, parameters: dict[str, Any], b
             why = getattr(search, "why", {})
             stopped = why.get(one.number) or ("nan" if loss is None else "divergence")
             break
-    meter.charge(parameters, at - begin)
+    # A continued trial goes on from before its rate fell, so it repeats the last fifth of what it had.
+    meter.charge(parameters, at - (1 - COOLDOWN) * begin)
     common = {"tokens": int(at), "steps": max(1, round(at / step_tokens))}
     if stopped and stopped != "pruned":
         search.done(one.number, Outcome(status="failed", symptom=stopped, **common))
@@ -91,23 +93,32 @@ def noise(ground: Ground) -> float:
     return ground.table.noise(ground.corpus)
 
 
-def remembered(ground: Ground, seed: int, limit: float) -> list[StartPoint]:
+def remembered(ground: Ground, seed: int, limit: float, rungs: Sequence[float] = ()) -> list[StartPoint]:
     """What earlier runs on the other corpora found best, each by a cold search of its own."""
     points = []
     for corpus in ground.table.corpora:
         if corpus == ground.corpus:
             continue
         other = dataclasses.replace(ground, corpus=corpus)
-        plan = other.plan(seed + 7919, TRIALS, (), ())  # another seed than any replay has
-        search = Search(plan)
-        drive(search, Meter(other, seed + 7919, limit))
-        number = search.best()
-        if number is not None:
-            found = search.proposals[number].parameters
+        found = _best_found(other, seed + 7919, limit, tuple(rungs))  # another seed than any replay has
+        if found is not None:
             points.append(
                 StartPoint(parameters=dict(found), origin="knowledge", weight=0.8, because=f"best on {corpus}")
             )
     return points
+
+
+@functools.lru_cache(maxsize=256)
+def _best_found(ground: Ground, seed: int, limit: float, rungs: tuple[float, ...]) -> dict[str, Any] | None:
+    """What a cold search of a usual size finds."""
+    search = Search(ground.plan(seed, REMEMBERED, (), rungs))
+    drive(search, Meter(ground, seed, limit))
+    number = search.best()
+    return None if number is None else search.proposals[number].parameters
+
+
+REMEMBERED = 8
+"""Trials of each earlier run that the knowledge base has."""
 
 
 def adversarial(ground: Ground) -> list[StartPoint]:

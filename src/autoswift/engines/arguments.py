@@ -12,6 +12,9 @@ from autoswift.engines.context import EngineContext
 
 PLUGIN = Path(__file__).parent / "children" / "swift_plugin.py"
 
+LONG_STEPS = 40
+"""A training of more steps is saved on its way."""
+
 SHARDING: dict[str, dict[str, str]] = {
     "ddp": {},
     "zero2": {"deepspeed": "zero2"},
@@ -56,8 +59,8 @@ def sft_arguments(context: EngineContext, model: ModelChoice, settings: Mapping[
         "eval_strategy": "no",  # the plug-in measures at the end, on the plan's own validation rows
         "save_strategy": "steps",
         "save_steps": settings["max_steps"],
-        "save_total_limit": 1,
-        "save_only_model": "true",  # a broken attempt is trained anew, so the optimizer need not be kept
+        "save_total_limit": 2,  # the one before stays until this one is written and sealed
+        "save_only_model": "true",  # the plug-in turns it off where it saves for a training that may be cut off
         "logging_steps": 1,
         "logging_nan_inf_filter": "false",  # else a NaN is logged as the loss before it
         "dataset_num_proc": 1,
@@ -73,6 +76,13 @@ def sft_arguments(context: EngineContext, model: ModelChoice, settings: Mapping[
             "lora_alpha": settings["lora_alpha"],
             "lora_dropout": settings["lora_dropout"],
             "target_modules": settings["target_modules"],
+        }
+    if settings["method"] != "full" and settings["max_steps"] > LONG_STEPS:
+        # Numbers that go wrong late cost a quarter of it at most; an adapter's optimizer is small.
+        pairs |= {
+            "save_steps": settings["max_steps"] // 4,
+            "save_total_limit": 2,
+            "save_only_model": "false",
         }
     if settings.get("stable_steps"):
         pairs |= {

@@ -276,13 +276,14 @@ def _own_engine(context: RunContext) -> Callable[[Plan, Path, Path], TrainEngine
 def _probe_trial(plan: Plan, attempt: int) -> Trial:
     training = plan.training
     limit = max(300.0, 3 * plan.search.start_seconds)  # a start from a cold disk, three times over
+    flags = {name: value for name, value in training.flags.items() if name != "group_by_length"}  # it shuffles
     return Trial(
         number=attempt,
         attempt=1,
         parameters={},
         tokens=int(STEPS * training.effective_batch_size * max(plan.search.tokens_per_row, 1.0)),
         # Rows in the order in which they are written, so that the longest is in each forward pass.
-        overrides={"max_steps": STEPS, "flags": training.flags | UNSHUFFLED},
+        overrides={"max_steps": STEPS, "flags": flags | UNSHUFFLED},
         deadline=time.time() + limit,
     )
 

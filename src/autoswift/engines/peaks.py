@@ -9,7 +9,7 @@ from typing import Any
 from autoswift.decide.replan import longest_row, predicted
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
-from autoswift.domain.trial import Trial
+from autoswift.domain.trial import FINAL_TRAINING, Trial
 from autoswift.errors import AutoSwiftError
 from autoswift.hardware.margins import Seen, comparable, device_key, remember
 from autoswift.hardware.shape import shape_of
@@ -31,7 +31,7 @@ def remember_peaks(context: RunContext, plan: Plan, device: Device) -> int:
     longest, total = longest_row(context, plan), float(context.record.value("recount")["tokens"]["total"])
     seen: list[Seen] = []
     for (number, attempt), row in _attempts(context.journal.trials()).items():
-        if row["memory"] > 0:
+        if row["memory"] > 0 and not (plan.search.packed and number != FINAL_TRAINING):  # a worker's holds several
             trial = Trial(number=number, attempt=attempt, parameters=row["parameters"], tokens=0,
                           overrides=row["overrides"])  # fmt: skip
             in_force = settings_in_force(plan, trial)

@@ -13,7 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -146,7 +146,7 @@ class SimulatedEngine:
 
     Args:
         folder: takes the checkpoints, which hold nothing but how far they are.
-        landscape: a formula by default.
+        landscape: a formula by default; as `arguments` gives it where it comes from another process.
         capacity: trials at once; they run side by side, each at its own pace.
         time_scale: real seconds a simulated second; None: no waiting, and deadlines (real times) are not looked at.
         own_clock: without waiting, deadlines are times of the engine's own clock; the run's clock must go by `now`.
@@ -154,16 +154,33 @@ class SimulatedEngine:
 
     def __init__(
         self,
-        folder: Path,
-        landscape: Ground | None = None,
+        folder: Path | str,
+        landscape: Ground | Mapping[str, Any] | None = None,
         capacity: int = 1,
         time_scale: float | None = None,
         own_clock: bool = False,
     ) -> None:
-        self.folder, self.landscape, self._capacity = folder, landscape or Landscape(), capacity
+        self.folder, self._capacity = Path(folder), capacity
+        self.landscape = _ground(landscape) if isinstance(landscape, Mapping) else landscape or Landscape()
         self.time_scale, self.own_clock = time_scale, own_clock
         self.started: list[Trial] = []
         self.clock = 0.0
+
+    def arguments(self) -> dict[str, Any]:
+        """What another process makes the same engine from, as JSON values; each trial there has a session of its own.
+
+        Raises:
+            StageFailed: when its landscape is neither a formula nor a table that was read from a file.
+        """
+        land = self.landscape
+        if isinstance(land, Landscape):
+            told: dict[str, Any] = {one.name: getattr(land, one.name) for one in fields(land)}
+        elif isinstance(land, TableLandscape) and land.table.path is not None:
+            told = {one.name: getattr(land, one.name) for one in fields(land) if one.name != "table"}
+            told["table"] = str(land.table.path)
+        else:
+            raise StageFailed(*explain("ray.engine", engine=type(land).__name__))
+        return {"folder": str(self.folder), "landscape": told, "time_scale": self.time_scale}
 
     def now(self) -> float:
         """Simulated seconds over all sessions: those of the newest event."""
@@ -202,6 +219,11 @@ class SimulatedSession:
     def capacity(self) -> int:
         """As given."""
         return self._capacity
+
+    @property
+    def time_scale(self) -> float:
+        """Real seconds a simulated second: so long a pause really is."""
+        return self.engine.time_scale or 0.0
 
     def submit(self, trial: Trial, from_checkpoint: Path | None = None) -> None:
         """Computes the whole trial, from the checkpoint's tokens on.
@@ -354,6 +376,16 @@ class SimulatedSession:
         **fields: Any,
     ) -> Event:
         return Event(kind=kind, trial=trial.number, time=self._time(clock), step=step, metrics=metrics or {}, **fields)
+
+
+def _ground(told: Mapping[str, Any]) -> Ground:
+    """A landscape from its JSON value."""
+    values = dict(told) | {"faults": tuple((int(n), int(a), str(s)) for n, a, s in told.get("faults", ()))}
+    if "table" not in values:
+        return Landscape(**values)
+    from autoswift.engines.curves import CurveTable
+
+    return TableLandscape(**values | {"table": CurveTable.load(Path(values["table"]))})
 
 
 def _steps_done(checkpoint: Path | None) -> int:

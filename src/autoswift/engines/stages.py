@@ -10,7 +10,6 @@ from typing import Any
 
 from autoswift.decide.stages import less, probe_device_seconds
 from autoswift.domain.artifact import Artifact, StepResult
-from autoswift.domain.decision import Alternative, Decision, Evidence
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.protocols import Executor, SearchOutcome, TrainEngine
@@ -19,10 +18,13 @@ from autoswift.engines.context import EngineContext, Scorer
 from autoswift.errors import BudgetExhausted, StageFailed
 from autoswift.run.context import RunContext
 from autoswift.run.files import plain, read_json
+from autoswift.run.manifest import changed, hashes_of
 from autoswift.run.places import OFFLINE, train_python
 from autoswift.run.plugins import load
 from autoswift.search.history import TrialHistory, rebuild
-from autoswift.search.searcher import Search, best_of
+from autoswift.search.objectives import choose
+from autoswift.search.searcher import Search, any_length, best_of, standing
+from autoswift.search.winner import front_of, weighed, winner
 from autoswift.tables import explain, named, text
 
 ScorerOf = Callable[[str], Scorer]
@@ -33,16 +35,16 @@ def last_answer(row: dict[str, Any]) -> str:
     return str(next(m["content"] for m in reversed(row["messages"]) if m["role"] == "assistant"))
 
 
-def engine_of(context: RunContext, plan: Plan, score: Scorer) -> TrainEngine:
-    """The plan's engine on this run's data and model; an engine's class takes one `EngineContext`."""
+def engine_of(context: RunContext, plan: Plan, score: Scorer, name: str = "") -> TrainEngine:
+    """An engine on this run's data and model, the plan's where none is named; its class takes one `EngineContext`."""
     validation = context.folder / "data" / "validation.fit.jsonl"
     rows = [json.loads(line) for line in validation.read_text(encoding="utf-8").splitlines()]
-    engine: TrainEngine = load("engines", plan.training.engine)(
+    engine: TrainEngine = load("engines", name or plan.training.engine)(
         EngineContext(
             folder=context.folder,
             model=Path(context.record.value("fetch")["path"]),
             python=train_python(),
-            train=context.folder / "data" / "train.fit.jsonl",
+            train=context.folder / "data" / ("train.replay.jsonl" if plan.training.replay_share else "train.fit.jsonl"),
             validation=validation,
             references=tuple(last_answer(row) for row in rows),
             score=score,
@@ -82,7 +84,8 @@ def search_stage(context: RunContext, plan: Plan, device: Device, score: Scorer)
     searcher = Search(plan, history)
     executor = executor_of(context, plan, device)
     budget = less(context.task.budget, probe_device_seconds(context))
-    found = executor.run(searcher, engine_of(context, plan, score), plan, budget, context.journal)
+    engine = engine_of(context, plan, score, "packed" if plan.search.packed else "")
+    found = executor.run(searcher, engine, plan, budget, context.journal)
     if found.best is None:
         raise _no_result(found, context)
     asked, ended = context.task.budget.trials, len(found.outcomes)
@@ -96,6 +99,8 @@ def search_stage(context: RunContext, plan: Plan, device: Device, score: Scorer)
         "trials": ended,
         "measured_tokens_per_second": _median_rate(history),
     }
+    if choice := choose(plan, found.outcomes, {n: t.proposal.parameters for n, t in history.items()}):
+        value["front"] = front_of(plan, choice)
     return StepResult(value=value, metrics={"device_seconds": found.device_seconds})
 
 
@@ -133,56 +138,47 @@ def train_stage(context: RunContext, plan: Plan, device: Device, score: Scorer) 
     The trial's checkpoint is kept instead when the final training turns out worse on validation, or fails.
     """
     history = rebuild(context.journal.trials())
-    trials = {n: t.outcome for n, t in history.items() if n != FINAL_TRAINING and t.done and t.outcome is not None}
-    best = best_of(trials, plan.search.metric)
+    trials = {n: standing(t.ended, plan) for n, t in history.items() if n != FINAL_TRAINING and t.done and t.ended}
+    choice = choose(plan, trials, {n: t.proposal.parameters for n, t in history.items()})
+    best = best_of(trials, plan.search.metric, any_length(plan)) if choice is None else choice.number
     if best is None:
         raise StageFailed(*explain("search.none_finished"))
     parameters = history[best].proposal.parameters
-    _tell_winner(context, plan, best, trials)
-    if plan.search.promote:
-        return _result(context, best, trials[best], parameters, promoted=True)
+    language = context.task.language
+    decision = winner(plan, best, trials, language) if choice is None else weighed(plan, choice, language)
+    context.journal.event("decision", decision=decision)
+    torn = changed(context.folder / str(trials[best].artifact))
+    if torn:
+        context.note(text("train.torn", context.task.language, trial=best, evidence=torn), "warn")
+    if plan.search.promote and not torn:
+        return train_result(context, best, trials[best], parameters, promoted=True)
     least = trials[best].device_seconds / 2
-    if context.clock.left - plan.search.reserve_seconds < least:
+    if context.clock.left - plan.search.reserve_seconds < least and not torn:
         context.fall_short(text("short.final", context.task.language, trial=best))
-        return _result(context, best, trials[best], parameters, promoted=True)
+        return train_result(context, best, trials[best], parameters, promoted=True)
     executor = executor_of(context, plan, device)
     proposal = Proposal(number=FINAL_TRAINING, parameters=parameters, origin=f"trial {best}")
     final = executor.train(proposal, plan.search.final_tokens, engine_of(context, plan, score), plan, context.journal)
-    winner = best_of({FINAL_TRAINING: final, best: trials[best]}, plan.search.metric)
-    if winner == FINAL_TRAINING:
-        return _result(context, FINAL_TRAINING, final, parameters, promoted=False)
+    if best_of({FINAL_TRAINING: final, best: trials[best]}, plan.search.metric) == FINAL_TRAINING:
+        return train_result(context, FINAL_TRAINING, final, parameters, promoted=False)
     key = "train.final_failed" if final.status == "failed" else "train.final_worse"
     context.note(text(key, context.task.language, trial=best, metric=plan.search.metric), "warn")
-    return _result(context, best, trials[best], parameters, promoted=True)
+    return train_result(context, best, trials[best], parameters, promoted=True)
 
 
-def _tell_winner(context: RunContext, plan: Plan, best: int, trials: dict[int, Outcome]) -> None:
-    """The choice of the winner is a decision like any other."""
-    language, metric = context.task.language, plan.search.metric
-
-    def words(number: int) -> str:
-        values = ((name, trials[number].metrics.get(name)) for name in (metric, f"{metric}_stderr", "nll"))
-        return ", ".join(f"{name} {value:.3g}" for name, value in values if value is not None)
-
-    others = tuple(
-        Alternative(value=n, why_not=words(n) or str(trials[n].symptom)) for n in sorted(trials) if n != best
-    )
-    decision = Decision(
-        name="winner",
-        value=best,
-        because=text("train.winner", language, trial=best, metric=metric),
-        evidence=(Evidence(text=words(best), fact=metric, value=trials[best].metrics.get(metric)),),
-        alternatives=others,
-        source="measurement",
-    )
-    context.journal.event("decision", decision=decision)
-
-
-def _result(
+def train_result(
     context: RunContext, number: int, outcome: Outcome, parameters: dict[str, Any], *, promoted: bool
 ) -> StepResult:
+    """What the stage `train` leaves: a trial's checkpoint and how it was made.
+
+    Raises:
+        StageFailed: when it has no checkpoint, or one that is no longer what was saved.
+    """
     if outcome.artifact is None:
         raise StageFailed(*explain("search.no_checkpoint", trial=number, evidence=outcome.reason))
+    torn = changed(context.folder / outcome.artifact)
+    if torn:
+        raise StageFailed(*explain("search.torn", trial=number, evidence=torn))
     command = context.folder / Path(outcome.artifact).parent.parent / "command.json"
     value = {
         "trial": number,
@@ -193,7 +189,8 @@ def _result(
         "validation": {"tuned": plain(outcome.metrics)},
         "commands": [_command(read_json(command), context.folder)],
     }
-    artifact = Artifact(path=outcome.artifact, kind="adapter", made_by=f"trial {number}")
+    proof = hashes_of(context.folder / outcome.artifact)
+    artifact = Artifact(path=outcome.artifact, kind="adapter", hashes=proof, made_by=f"trial {number}")
     return StepResult(value=value, artifacts=(artifact,), metrics={"device_seconds": outcome.device_seconds})
 
 

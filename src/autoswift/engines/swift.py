@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from autoswift.domain.profile import Device
 from autoswift.domain.protocols import Event
 from autoswift.domain.trial import Trial
 from autoswift.engines.arguments import sft_arguments, sft_argv
+from autoswift.engines.checkpoints import beginning, checkpoint_seconds, identity_of
 from autoswift.engines.context import EngineContext
+from autoswift.engines.lines import GRACE_SECONDS, Lines, hanging
 from autoswift.engines.megatron import megatron_arguments, megatron_argv, plain_command
 from autoswift.errors import StageFailed
 from autoswift.recover.diagnose import diagnose, oom_kills
@@ -26,18 +27,6 @@ from autoswift.run.places import child_environment
 from autoswift.run.process import Child
 from autoswift.search.configuration import settings_in_force
 from autoswift.tables import explain
-
-START_SECONDS = 900.0
-"""Longest silence before the first step: loading a large model from a slow disk takes minutes."""
-
-HANG_FACTOR = 20.0
-"""A step that takes this many times the median is a hang; the first step with a new shape may take several."""
-
-HANG_LEAST_SECONDS = 300.0
-"""Silence shorter than this is never a hang: saving and answering are silent too."""
-
-GRACE_SECONDS = 20.0
-"""After its deadline a trial has this long to end by itself: the step or the answers that were under way, the save."""
 
 
 class SwiftEngine:
@@ -96,13 +85,7 @@ class SwiftSession:
         Raises:
             StageFailed: when it has none.
         """
-        found = sorted((self.context.folder / "trials" / str(trial)).glob("attempt-*/output/checkpoint-*"))
-        if not found:
-            raise StageFailed(*explain("engine.no_checkpoint", trial=trial))
-        newest = max(found, key=lambda p: p.stat().st_mtime)
-        with disk_errors_explained(str(path)):
-            shutil.copytree(newest, path, dirs_exist_ok=True)
-        return Artifact(path=str(path), kind="checkpoint", made_by=f"trial {trial}")
+        return kept_checkpoint(self.context.folder, trial, path)
 
     def close(self) -> None:
         """Ends the running trial's process."""
@@ -125,40 +108,57 @@ def visible_devices(device: Device, count: int = 1) -> dict[str, str]:
     return {"ASCEND_RT_VISIBLE_DEVICES": numbers} if device.kind == "npu" else {}
 
 
+def kept_checkpoint(folder: Path, trial: int, path: Path) -> Artifact:
+    """Copies the newest checkpoint of a trial.
+
+    Args:
+        folder: of the run. path: where it is to be.
+
+    Raises:
+        StageFailed: when it has none.
+    """
+    found = sorted((folder / "trials" / str(trial)).glob("attempt-*/output/checkpoint-*"))
+    if not found:
+        raise StageFailed(*explain("engine.no_checkpoint", trial=trial))
+    newest = max(found, key=lambda p: p.stat().st_mtime)
+    with disk_errors_explained(str(path)):
+        shutil.copytree(newest, path, dirs_exist_ok=True)
+    return Artifact(path=str(path), kind="checkpoint", made_by=f"trial {trial}")
+
+
 class _Process:
     """One attempt: its files, its child, and the reader of its channel."""
 
     def __init__(self, session: SwiftSession, trial: Trial, folder: Path, checkpoint: Path | None) -> None:
         context, plan = session.context, session.plan
-        self.trial, self.context, self.plan, self.folder = trial, context, plan, folder
+        self.trial, self.context = trial, context
         self.channel, self.stop_file = folder / "events.jsonl", folder / "stop"
         self.ended = False
-        self._offset, self._finished, self._final = 0, False, False
-        self._last_line, self._durations = time.monotonic(), list[float]()
-        self._checkpoint, self._stable, self._reason = "", "", ""
-        self._metrics: dict[str, float | None] = {}
-        self._started = 0.0
+        self._offset = 0
         self._oom_kills = oom_kills()
         if folder.exists():
             shutil.rmtree(folder)
         settings = settings_in_force(plan, trial)
-        self._stable_step = int(settings.get("stable_steps") or 0)
+        self.lines = Lines(context, plan, trial, folder, int(settings.get("stable_steps") or 0))
         megatron = plan.training.sharding == "megatron"
         make = megatron_arguments if megatron else sft_arguments
         arguments = make(context, plan.model, settings, folder / "output")
-        if checkpoint is not None:
-            arguments += ["--resume_from_checkpoint", str(context.folder / checkpoint)]
+        begin, self._torn = beginning(context.folder, trial, settings, checkpoint)
+        self.lines.facts = {"settings": identity_of(settings)}
+        if begin is not None:
+            arguments += ["--resume_from_checkpoint", str(begin)]
         argv = (megatron_argv if megatron else sft_argv)(context, arguments, plan.training.devices)
         spec = {
             "channel": self.channel,
             "stop_file": self.stop_file,
             "validation": context.validation if trial.evaluate_rows else None,
             "max_new_tokens": plan.evaluation.max_new_tokens if plan.evaluation.validation_answers else 0,
-            "generation_batch_size": plan.evaluation.generation_batch_size,
+            "generation_batch_size": settings.get("generation_batch_size", plan.evaluation.generation_batch_size),
             "nll_rows": trial.evaluate_rows,
             "deadline": trial.deadline - trial.evaluate_seconds if trial.deadline else None,
             "hard_deadline": trial.deadline,
             "stable_step": settings.get("stable_steps"),
+            "checkpoint_seconds": checkpoint_seconds(settings),
         }
         write_atomic(folder / "trial.json", dumps(spec, indent=1))
         environment = plan.training.environment
@@ -173,11 +173,11 @@ class _Process:
     def poll(self) -> list[Event]:
         """New events; after the child's end, the last one (`finished` or `failed`)."""
         code = self.child.poll()
-        events = self._read()
+        events = [*self._told(), *self._read()]
         if code is not None:
             events += self._read()
             return [*events, self._end(code)]
-        hang = self._hanging()
+        hang = hanging(self.lines.heard, self.lines.durations)
         if hang:
             self.child.end()
             return [*events, *self._read(), self._failed("hang", hang)]
@@ -185,11 +185,14 @@ class _Process:
             # It could not end by itself in time (a step longer than the grace): what is saved still counts.
             self.child.end()
             events += self._read()
-            return [
-                *events,
-                self._end(0, cut=True) if self._checkpoint else self._failed("hang", "did not stop at its deadline"),
-            ]
+            late = self._end(0, cut=True) if self.lines.checkpoint else self._failed("hang", "did not stop in time")
+            return [*events, late]
         return events
+
+    def _told(self) -> list[Event]:
+        """Once: that a checkpoint was not whole, so that the training begins further back."""
+        torn, self._torn = self._torn, ""
+        return [self.lines.warned("bad_checkpoint", torn)] if torn else []
 
     def _read(self) -> list[Event]:
         if not self.channel.exists():
@@ -200,120 +203,23 @@ class _Process:
         whole = data.rfind(b"\n") + 1
         self._offset += whole
         lines = [json.loads(line) for line in data[:whole].splitlines() if line.strip()]
-        return [event for line in lines if (event := self._event(line)) is not None]
-
-    def _event(self, line: Mapping[str, Any]) -> Event | None:
-        now, kind = time.monotonic(), line["event"]
-        silence, self._last_line = now - self._last_line, now
-        step, metrics = int(line.get("step") or 0), _numbers(line.get("metrics") or {})
-        if kind == "started":
-            self._started = float(line["time"])
-            return self._make("started", 0, {"seconds_to_start": line.get("seconds_to_start")}, line)
-        if kind == "progress":
-            self._durations.append(silence)
-            elapsed = float(line["time"]) - self._started
-            if metrics.get("tokens") and elapsed > 0 and self._started:
-                metrics["tokens_per_second"] = float(metrics["tokens"] or 0) / elapsed
-            self._metrics |= metrics
-            return self._make("progress", step, metrics, line)
-        if kind == "evaluated" and line.get("final"):
-            return self._make("evaluated", step, self._scored(line, metrics), line)
-        if kind == "evaluated":
-            return self._make("evaluated", step, metrics, line)
-        if kind == "saved":
-            self._checkpoint = str(line["checkpoint"])
-            if step == self._stable_step:
-                self._stable = self._checkpoint
-        if kind == "stopping":
-            self._reason = str(line.get("reason", ""))
-        if kind == "warning":
-            return self._make("warning", step, {}, line, symptom=str(line.get("symptom", "unknown")))
-        self._finished = self._finished or kind == "finished"
-        return None
-
-    def _scored(self, line: Mapping[str, Any], metrics: dict[str, float | None]) -> dict[str, float | None]:
-        # An answer that the deadline cut off is null.
-        made = [
-            (str(a["text"]), reference)
-            for a, reference in zip(line.get("answers") or [], self.context.references, strict=False)
-            if a is not None
-        ]
-        if made:
-            metrics |= self.context.score([a for a, _ in made], [r for _, r in made])
-            rows = "".join(dumps(a) + "\n" for a in line["answers"])
-            write_atomic(self.folder / "answers.jsonl", rows)
-        self._final = True
-        self._metrics |= metrics
-        return metrics
+        return [event for line in lines if (event := self.lines.event(line)) is not None]
 
     def _end(self, code: int, *, cut: bool = False) -> Event:
         """The last event. `cut`: we ended it at its deadline, so what it had saved is the result."""
-        self.ended = True
         # swift ends a NaN training with exit code 0, so the code alone says nothing: the callback must have finished.
-        if self._metrics.get("loss", 0.0) is None or self._reason == "nan":
-            return self._failed("nan", "the loss or its gradients are not numbers")
-        if (self._finished or self._final or cut) and self._checkpoint and Path(self._checkpoint).is_dir():
-            artifact = Artifact(
-                path=os.path.relpath(self._checkpoint, self.context.folder),
-                kind="adapter" if self.plan.training.method != "full" else "checkpoint",
-                made_by=f"trial {self.trial.number}",
-            )
-            return Event(
-                kind="finished",
-                trial=self.trial.number,
-                time=time.time(),
-                metrics=self._metrics,
-                artifact=artifact,
-                evidence={"reason": self._reason} | self._resumable(),
-            )
-        symptom = diagnose(code, self.child.tail(60), oom_kills_before=self._oom_kills)
-        return self._failed(symptom.name, symptom.evidence)
+        result = self.lines.result(cut=cut)
+        if result is not None and result.kind == "finished":
+            self.ended = True
+            return result
+        if result is not None:
+            return self._failed(result.symptom, **result.evidence)
+        started, steps = self.lines.started, self.lines.steps
+        log = self.child.tail(60)
+        symptom = diagnose(code, log, oom_kills_before=self._oom_kills, started=started, steps=steps)
+        return self._failed(symptom.name, symptom.evidence, phase=symptom.phase)
 
-    def _resumable(self) -> dict[str, str]:
-        """Where a longer training may go on from: the checkpoint of before the rate fell."""
-        if not self._stable or not Path(self._stable).is_dir():
-            return {}
-        return {"resume": os.path.relpath(self._stable, self.context.folder)}
-
-    def _failed(self, symptom: str, words: str) -> Event:
+    def _failed(self, symptom: str, text: str, **evidence: Any) -> Event:
         self.ended = True
-        return Event(
-            kind="failed",
-            trial=self.trial.number,
-            time=time.time(),
-            metrics=self._metrics,
-            symptom=symptom,
-            evidence={"text": words, "log": os.path.relpath(self.child.log, self.context.folder)},
-        )
-
-    def _make(
-        self,
-        kind: Any,
-        step: int,
-        metrics: dict[str, float | None],
-        line: Mapping[str, Any],
-        symptom: str = "",
-    ) -> Event:
-        evidence = {"total_steps": line["total_steps"]} if line.get("total_steps") else {}
-        return Event(
-            kind=kind,
-            trial=self.trial.number,
-            time=float(line["time"]),
-            step=step,
-            metrics=metrics,
-            symptom=symptom,
-            evidence=evidence,
-        )
-
-    def _hanging(self) -> str:
-        """How long it has been silent, in words, when that is too long; else an empty text."""
-        silent = time.monotonic() - self._last_line
-        if not self._durations:
-            return f"no step in {silent:.0f} s since the start" if silent > START_SECONDS else ""
-        median = sorted(self._durations)[len(self._durations) // 2]
-        bound = max(HANG_LEAST_SECONDS, HANG_FACTOR * median)
-        return f"no step in {silent:.0f} s; the median is {median:.1f} s" if silent > bound else ""
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    return {k: v for k, v in metrics.items() if v is None or isinstance(v, int | float)}
+        log = os.path.relpath(self.child.log, self.context.folder)
+        return self.lines.failed(symptom, text, log=log, **evidence)

@@ -7,6 +7,7 @@ importable here.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import math
@@ -22,8 +23,6 @@ from typing import Any
 import psutil
 import torch
 from swift.callbacks import TrainerCallback, callbacks_map
-
-NAN_GRADIENTS_IN_A_ROW = 3  # swift drops a step with NaN gradients silently; a few in a row train nothing
 
 
 def _sibling(name: str) -> Any:
@@ -52,6 +51,7 @@ class TrialFile:
     generation_batch_size: int = 8
     nll_rows: int = 0
     stable_step: int | None = None
+    checkpoint_seconds: float = 0.0
 
     @classmethod
     def read(cls) -> TrialFile:
@@ -61,7 +61,15 @@ class TrialFile:
             raise RuntimeError("AUTOSWIFT_TRIAL names no file: the callback `autoswift` needs one")
         fields = json.loads(Path(name).read_text(encoding="utf-8"))
         paths = ("channel", "stop_file", "validation")
-        numbers = ("deadline", "hard_deadline", "max_new_tokens", "generation_batch_size", "nll_rows", "stable_step")
+        numbers: tuple[str, ...] = (
+            "deadline",
+            "hard_deadline",
+            "max_new_tokens",
+            "generation_batch_size",
+            "nll_rows",
+            "stable_step",
+        )
+        numbers += ("checkpoint_seconds",)
         known: dict[str, Any] = {key: fields[key] for key in numbers if fields.get(key) is not None}
         known |= {key: Path(fields[key]) for key in paths if fields.get(key)}
         return cls(**known)
@@ -151,7 +159,8 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
         args.include_num_input_tokens_seen = "all" if trainer.template.padding_free else "non_padding"
         self.begun = self.mark = time.time()
         self.step_seconds: list[float] = []
-        self.nan_gradients = 0
+        self.kept, self.only_model = time.monotonic(), bool(args.save_only_model)
+        self.watch = _sibling("watch").Watch()
         self.reason: str | None = None
         self.meter = _sibling("energy").of_this_training()
 
@@ -176,12 +185,25 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
             return control
         if state.global_step == self.trial.stable_step:
             control.should_save = True  # before the rate falls: a longer trial goes on from here
+        self._keep_now_and_then(args, state, control)
         reason = self._agreed(self._wanted_reason(now))
         if reason is not None:
             self.reason = reason
             control.should_training_stop = control.should_save = True
             self._send(state, "stopping", reason=reason, step=state.global_step)
         return control
+
+    def _keep_now_and_then(self, args: Any, state: Any, control: Any) -> None:
+        """Save all that a training needs to go on, so that a kill costs no more than `checkpoint_seconds`.
+
+        The last checkpoint is as it was asked for; after the stable step nothing may push that one out.
+        """
+        every, stable = self.trial.checkpoint_seconds, self.trial.stable_step
+        late = state.global_step >= state.max_steps or (stable is not None and state.global_step >= stable)
+        due = every > 0 and not late and time.monotonic() - self.kept >= every
+        due = bool(every > 0 and self._agreed("save" if due else None))
+        args.save_only_model = self.only_model and not due
+        control.should_save = control.should_save or due
 
     def _wanted_reason(self, now: float) -> str | None:
         if self.trial.stop_file is not None and self.trial.stop_file.exists():
@@ -215,15 +237,10 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
         return control
 
     def _watch_numbers(self, state: Any, control: Any, metrics: dict[str, Any]) -> None:
-        gradients_bad = not math.isfinite(metrics.get("grad_norm", 0.0))
-        self.nan_gradients = self.nan_gradients + 1 if gradients_bad else 0
-        if not math.isfinite(metrics["loss"]):
-            self._send(state, "warning", symptom="nan", step=state.global_step)
-        elif self.nan_gradients:
-            self._send(state, "warning", symptom="nan_gradient", step=state.global_step)
-            if self.nan_gradients < NAN_GRADIENTS_IN_A_ROW:
-                return
-        else:
+        """Tell what is alarming, and end a training whose numbers are lost: swift itself goes on with them."""
+        for warning in self.watch.take(metrics):
+            self._send(state, "warning", step=state.global_step, **warning)
+        if not self.watch.lost:
             return
         if self.reason is None:
             self.reason = "nan"
@@ -241,6 +258,7 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
         """Report a checkpoint."""
         path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
         self._send(state, "saved", step=state.global_step, checkpoint=path)
+        self.kept = time.monotonic()
         self.mark = time.time()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -253,12 +271,12 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
                 self._validate(state)
             except Exception as error:  # the trained model is there: a failed validation must not lose it
                 traceback.print_exc()
-                oom = isinstance(error, torch.OutOfMemoryError)
+                oom = _sibling("watch").out_of_memory(error)
                 self._send(
                     state,
                     "warning",
                     symptom="validation_out_of_memory" if oom else "validation_failed",
-                    message=f"{type(error).__name__}: {error}",
+                    text=f"{type(error).__name__}: {error}"[:900],
                     step=state.global_step,
                 )
         self._send(
@@ -277,20 +295,19 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
             return
         if self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled:
             raise RuntimeError("the weights are sharded over ranks: validate the saved checkpoint instead")
-        answering, template = _sibling("answering"), self.trainer.template
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         merge_for_answers(model)
-        metrics: dict[str, Any] = {}
-        batch = self.trial.generation_batch_size
-        if self.trial.nll_rows > 0:
-            scored = answering.score(model, template, rows[: self.trial.nll_rows], batch_size=batch)
-            tokens = sum(row.tokens for row in scored)
-            metrics["nll"] = sum(row.nll_sum for row in scored) / tokens if tokens else None
-            metrics["nll_tokens"] = tokens
-        wanted = rows if self.trial.max_new_tokens > 0 else []
-        made = answering.generate(
-            model, template, wanted, max_new_tokens=self.trial.max_new_tokens, batch_size=batch, until=until
-        )
+        metrics, batch = dict[str, Any](), self.trial.generation_batch_size
+        while True:
+            try:
+                made = self._answers(model, rows, batch, metrics)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if batch <= 1 or not _sibling("watch").out_of_memory(error):
+                    raise
+                words = f"{type(error).__name__}: {error}"[:900]
+            batch = max(1, batch // 2)  # here, not above: the error held the tensors that it died of
+            self._free(state, batch, words)
         done = [answer for answer in made if answer is not None]
         if done:
             metrics["latency_seconds"] = sum(answer.seconds for answer in done) / len(done)
@@ -303,9 +320,36 @@ class AutoswiftCallback(TrainerCallback):  # type: ignore[misc]
             "evaluated",
             step=state.global_step,
             final=True,
-            complete=len(done) == len(wanted),
+            complete=len(done) == len(made),
             metrics=metrics,
             answers=answers,
+        )
+
+    def _answers(self, model: Any, rows: list[dict[str, Any]], batch: int, metrics: dict[str, Any]) -> list[Any]:
+        """The likelihood of the rows' answers into `metrics`, and the model's own answers; None for one cut off."""
+        answering, template = _sibling("answering"), self.trainer.template
+        if self.trial.nll_rows > 0:
+            scored = answering.score(model, template, rows[: self.trial.nll_rows], batch_size=batch)
+            tokens = sum(row.tokens for row in scored)
+            metrics["nll"] = sum(row.nll_sum for row in scored) / tokens if tokens else None
+            metrics["nll_tokens"] = tokens
+        wanted = rows if self.trial.max_new_tokens > 0 else []
+        if not wanted:  # a length of nothing is refused even for no rows
+            return []
+        most, until = self.trial.max_new_tokens, self.trial.hard_deadline
+        made: list[Any] = answering.generate(
+            model, template, wanted, max_new_tokens=most, batch_size=batch, until=until
+        )
+        return made
+
+    def _free(self, state: Any, batch: int, words: str) -> None:
+        """Give back what answers of too large a batch left behind, and say how many are tried now."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        fewer = {"generation_batch_size": batch}
+        self._send(
+            state, "warning", symptom="validation_out_of_memory", text=words, metrics=fewer, step=state.global_step
         )
 
     def _energy(self) -> dict[str, float]:

@@ -198,6 +198,22 @@ class Worker:
         scores = answering.score(model, template, request["rows"], batch_size=int(request.get("batch_size", 8)))
         return {"rows": [{"nll_sum": row.nll_sum, "tokens": row.tokens} for row in scores]}
 
+    def choose(self, request: Request) -> Result:
+        """Negative log-likelihood of each of the `options` (a list a row) as the answer to the row's prompt.
+
+        A value that is not finite is null.
+        """
+        answering, model, template = self._loaded()
+        size = int(request.get("batch_size", 8))
+        options = [[str(one) for one in given] for given in request["options"]]
+        if not all(options):
+            raise Refused("every row needs an option")
+        found = answering.choose(model, template, request["rows"], options, size)
+        nlls = [[one.nll_sum if math.isfinite(one.nll_sum) else None for one in row] for row in found]
+        return {
+            "rows": [{"nll_sums": n, "tokens": [one.tokens for one in row]} for n, row in zip(nlls, found, strict=True)]
+        }
+
     def next_token(self, request: Request) -> Result:
         """The likeliest first tokens of each answer, or what follows the last `places` of raw `ids`."""
         answering, model, template = self._loaded()
@@ -290,6 +306,7 @@ COMMANDS: dict[str, Callable[[Worker, Request], Result]] = {
     "unload": Worker.unload,
     "generate": Worker.generate,
     "score": Worker.score,
+    "choose": Worker.choose,
     "next_token": Worker.next_token,
     "encode": Worker.encode,
     "adapter_info": Worker.adapter_info,

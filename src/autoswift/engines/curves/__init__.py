@@ -23,7 +23,10 @@ from autoswift.tables import explain
 Floats = NDArray[np.float64]
 Kind = Literal["averaged", "nll", "train"]
 
-SHIPPED = Path(__file__).parent / "tiny.npz"
+SHIPPED = Path(__file__).parent / "llama-6m.npz"
+"""Recorded on a GPU from a base of 6 million parameters."""
+TINY = Path(__file__).parent / "tiny.npz"
+"""Recorded on a CPU from a base of 25 thousand: for tests, which read it faster."""
 
 DIVERGED = 1.0
 """Nats a token above the base model's own loss from which on a trial counts as diverged: an adapter begins as the base,
@@ -77,9 +80,11 @@ class CurveTable:
 
     Args:
         arrays: as `load` reads them; docs/en/curves.md names each.
+        path: where they were read from; None where they were not.
     """
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], path: Path | None = None) -> None:
+        self.path = path
         self.meta: dict[str, Any] = json.loads(arrays["meta"].tobytes().decode("utf-8"))
         self.corpora = [str(c) for c in arrays["corpora"]]
         self.tokens: NDArray[Any] = arrays["tokens"].astype(np.float64)
@@ -106,7 +111,7 @@ class CurveTable:
         """
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-                return cls({name: data[name] for name in data.files})
+                return cls({name: data[name] for name in data.files}, path)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise InputError(*explain("engine.no_table", path=str(path), error=str(error))) from error
 
