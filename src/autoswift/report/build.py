@@ -27,7 +27,7 @@ def build(record: RunRecord, language: str) -> str:
     """
     from autoswift.report.context import context
 
-    return _environment(language).get_template("report.html.j2").render(context(record, language))
+    return environment_of(language).get_template("report.html.j2").render(context(record, language))
 
 
 def write(record: RunRecord, language: str, path: Path | None = None) -> Path:
@@ -95,7 +95,7 @@ def _data_page(shown: Section, sourced: Mapping[str, Any] | None, command: str) 
     from autoswift.report.origin import origin
 
     values = {"data": drawn(shown, command), "origin": origin(sourced, shown.language)}
-    return _environment(shown.language).get_template("data_page.html.j2").render(values)
+    return environment_of(shown.language).get_template("data_page.html.j2").render(values)
 
 
 def _written(path: Path, html: str) -> Path:
@@ -104,7 +104,8 @@ def _written(path: Path, html: str) -> Path:
     return target
 
 
-def _environment(language: str) -> Environment:
+def environment_of(language: str) -> Environment:
+    """Templates with the texts of a language."""
     import jinja2
 
     from autoswift.report import words

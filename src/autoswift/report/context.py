@@ -10,7 +10,9 @@ from autoswift.domain.plan import Plan
 from autoswift.report import charts, costs, outcome, words
 from autoswift.report.commands import command_line, commands_of
 from autoswift.report.data import drawn, section
+from autoswift.report.front import fronts
 from autoswift.report.history import TrialHistory, fold
+from autoswift.report.incidents import incidents, wasted
 from autoswift.report.origin import origin
 from autoswift.report.spent import spent_of
 from autoswift.run.clock import seconds_spent
@@ -220,6 +222,7 @@ def _trials(source: Source) -> dict[str, Any] | None:
         "legend": [(one.label, one.style) for one in sorted(series, key=lambda one: int(one.label[1:]))],
         "curves": charts.lines(source.say("trials.curves"), series),
         "scatter": charts.scatter(source.say("trials.scatter"), dots),
+        "fronts": fronts(source.value("search").get("front"), source.language),
     }
 
 
@@ -270,14 +273,11 @@ def _checks(source: Source) -> list[dict[str, Any]]:
 
 
 def _troubles(source: Source) -> dict[str, Any]:
-    rows = []
+    found = incidents(source.events, source.record.journal.trials(), source.language)
+    rows: list[dict[str, Any]] = [{"kind": one.kind, "time": one.time, "incident": one} for one in found]
     for event in source.events:
         kind = event.get("kind")
-        if kind == "symptom":
-            rows.append(event | {"what": words.named("symptom", str(event.get("symptom", "")), source.language)})
-        elif kind == "remedy":
-            rows.append(event | {"what": (event.get("decision") or {}).get("because", "")})
-        elif kind == "note" and event.get("level") == "warn":
+        if kind == "note" and event.get("level") == "warn":
             rows.append(event | {"what": words.note(event, source.language)})
         elif kind == "stage" and event.get("state") == "failed":
             stopped = event.get("error") == "KeyboardInterrupt"
@@ -285,12 +285,13 @@ def _troubles(source: Source) -> dict[str, Any]:
             if stopped:
                 stage = words.named("stage", str(event.get("stage")), source.language)
                 rows[-1]["what"] = source.say("troubles.interrupted", stage=stage)
+    rows.sort(key=lambda row: float(row.get("time") or 0.0))
     notes = [
         words.note(event, source.language)
         for event in source.events
         if event.get("kind") == "note" and event.get("level") != "warn"
     ]
-    return {"rows": rows, "notes": notes}
+    return {"rows": rows, "notes": notes, "wasted": wasted(found)}
 
 
 def _costs(source: Source) -> dict[str, Any]:

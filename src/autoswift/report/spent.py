@@ -188,6 +188,8 @@ def ended_attempts(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         one = open_.get(number)
         if one is None:
             continue
+        if event == "placed":  # on a cluster it held no device before
+            one["begin"] = now
         one["seconds"] = now - one["begin"]
         joules = (row.get("metrics") or {}).get("energy_joules")
         one["joules"] = joules if joules is not None else one["joules"]

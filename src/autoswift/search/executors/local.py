@@ -1,4 +1,7 @@
-"""Trials on this machine: one session a device (or a plan's group of devices), as many trials as the sessions hold."""
+"""Trials on this machine: one session a device (or a plan's group of devices), as many trials as the sessions hold.
+
+A session of a process a trial holds one, one of packed trials as many as its worker has room for.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,15 @@ class LocalExecutor:
         """Runs trials until the searcher or the budget ends it. What the journal says ended is not run again."""
         with ExitStack() as stack:
             sessions = self._open(engine, plan, stack, plan.search.lanes)
-            return Round(sessions, searcher, plan, budget, journal, (self.clock, self.language)).run()
+            return Round(sessions, searcher, plan, budget, journal, (self.clock, self.language), self.devices[0]).run()
 
     def train(self, proposal: Proposal, tokens: int, engine: TrainEngine, plan: Plan, journal: Journal) -> Outcome:
         """One training outside the search (number 0), with the same watch, deadline and remedies."""
         with ExitStack() as stack:
             sessions = self._open(engine, plan, stack, 1)
-            one = Round(sessions, Search(plan), plan, Budget(trials=1), journal, (self.clock, self.language))
+            one = Round(
+                sessions, Search(plan), plan, Budget(trials=1), journal, (self.clock, self.language), self.devices[0]
+            )
             one.tokens = tokens
             return one.single(proposal)
 

@@ -59,7 +59,7 @@ class RayExecutor:
             return one.single(proposal)
 
     def _round(self, session: RaySession, searcher: Search, plan: Plan, budget: Budget, journal: Journal) -> Round:
-        one = Round([session], searcher, plan, budget, journal, (self.clock, self.language))
+        one = Round([session], searcher, plan, budget, journal, (self.clock, self.language), self.device)
         one.limits.sessions = session.capacity()  # so many share what is left of the wall-clock
         return one
 

@@ -28,6 +28,8 @@ whose agent hangs or that the cluster never had room for."""
 class _Attempt:
     trial: Trial
     stop_file: Path
+    submitted: float
+    placed: float | None = None
 
 
 class RaySession:
@@ -47,6 +49,7 @@ class RaySession:
         self._running: dict[int, _Attempt] = {}
         self._stopping: set[int] = set()
         self._open: list[Result] = []
+        self._queued: dict[int, float] = {}
         self._driver = start(plan, device, self.folder)
         self._capacity, self._most = 0, most(plan)
         self._count(self._driver.ready)
@@ -71,7 +74,8 @@ class RaySession:
             "stop_file": stop_file,
         }
         write_atomic(spec, dumps(value))
-        self._running[trial.number] = _Attempt(trial, stop_file)
+        self._running[trial.number] = _Attempt(trial, stop_file, time.monotonic())
+        self._queued.pop(trial.number, None)
         self._driver.send(
             do="trial",
             number=trial.number,
@@ -128,7 +132,7 @@ class RaySession:
         if isinstance(message, Nodes):
             self._count(message)
         elif isinstance(message, Placed):
-            self.journal.event("placed", trial=message.number, attempt=message.attempt, node=message.node)
+            self._place(message)
         elif isinstance(message, Result):
             self._open.append(message)
             if self._current(message):
@@ -143,6 +147,21 @@ class RaySession:
         elif isinstance(message, Fatal):
             self.journal.event("note", text=f"Ray: {message.error}: {message.words}", level="warn")
         return []
+
+    def queued_seconds(self, trial: int) -> float:
+        """How long the newest attempt of a trial waited, or waits, for a place on a node: no device was held for it."""
+        one = self._running.get(trial)
+        if one is None:
+            return self._queued.get(trial, 0.0)
+        return (one.placed or time.monotonic()) - one.submitted
+
+    def _place(self, message: Placed) -> None:
+        """An attempt has its device: from now on it costs."""
+        self.journal.event("placed", trial=message.number, attempt=message.attempt, node=message.node)
+        one = self._running.get(message.number)
+        if one is not None and one.trial.attempt == message.attempt and one.placed is None:
+            one.placed = time.monotonic()
+            self.journal.trial("placed", message.number, attempt=message.attempt, node=message.node)
 
     def _current(self, message: Result | Lost) -> bool:
         one = self._running.get(message.number)
@@ -163,6 +182,7 @@ class RaySession:
         return found
 
     def _forget(self, number: int) -> None:
+        self._queued[number] = self.queued_seconds(number)
         del self._running[number]
         self._stopping.discard(number)
 

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
-from autoswift.domain.protocols import Event, Journal, SearchOutcome, Session, Symptom
+from autoswift.domain.profile import Device
+from autoswift.domain.protocols import Event, Journal, Remedy, SearchOutcome, Session, Symptom
 from autoswift.domain.trial import FINAL_TRAINING, Outcome, Proposal, Trial
 from autoswift.errors import DiskFull
-from autoswift.recover.diagnose import row
-from autoswift.recover.remedies import remedy
 from autoswift.run.clock import RunClock
-from autoswift.search.configuration import settings_in_force
+from autoswift.search.executors.attempts import Running, Waiting, lost_outcome, outcome_of, symptom_of
 from autoswift.search.executors.limits import Limits
+from autoswift.search.executors.recovery import Recovery
 from autoswift.search.history import TrialHistory, rebuild
-from autoswift.search.searcher import Search, best_of
+from autoswift.search.searcher import Search
 from autoswift.tables import explain
 
 POLL_SECONDS = 0.5
 """Wait for events, shared by the sessions: short against a step, long against the cost of looking."""
-
-
-@dataclass(slots=True)
-class Running:
-    """A trial on its way.
-
-    Attributes:
-        begin: on the run's clock.
-        stopped: why the searcher had it stopped; empty while it has not.
-        hurried: it was asked to end because its time is over.
-    """
-
-    trial: Trial
-    session: Session
-    begin: float
-    stopped: str = ""
-    hurried: bool = False
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    steps: int = 0
 
 
 class Round:
@@ -51,6 +33,7 @@ class Round:
         sessions: at least one.
         searcher: what to try. plan, budget, journal: as an `Executor` takes them.
         watch: the run's clock, and the language of the decisions that recovery writes.
+        device: one of those that trials run on; None: the sessions' own, where they know it.
     """
 
     def __init__(
@@ -61,13 +44,18 @@ class Round:
         budget: Budget,
         journal: Journal,
         watch: tuple[RunClock, str],
+        device: Device | None = None,
     ) -> None:
         self.sessions, self.searcher = list(sessions), searcher
         self.plan, self.budget, self.journal = plan, budget, journal
         self.clock, self.language = watch
         self.tokens = plan.search.trial_tokens
-        self.history: dict[int, TrialHistory] = rebuild(journal.trials())
+        self.history: dict[int, TrialHistory] = rebuild(journal.trials(), max(1, plan.training.devices))
         self.running: dict[int, Running] = {}
+        self.waiting: list[Waiting] = []
+        device = device or getattr(self.sessions[0], "device", None)
+        self.recovery = Recovery(plan, device, journal, self.language)
+        self._charged_at = self.clock.ticks()
         spent = sum(t.device_seconds for n, t in self.history.items() if n > 0)
         self.limits = Limits(plan, budget, self.clock, spent, len(self.sessions))
         for past in self.history.values():
@@ -83,14 +71,15 @@ class Round:
         reason = ""
         while True:
             reason = reason or self._over()
+            self._due()
             if not reason:
                 self._fill()
-            if not self.running:
+            if not self.running and not self.waiting:
                 break
             self._listen()
         outcomes = {n: o for n, o in self.searcher.outcomes.items() if n > 0}
         return SearchOutcome(
-            best=best_of(outcomes, self.plan.search.metric),
+            best=self.searcher.best(),
             reason=reason or self.searcher.finished() or "trials",
             device_seconds=self.limits.spent,
             outcomes=outcomes,
@@ -105,14 +94,28 @@ class Round:
             self._journal_proposal(proposal)
         elif not past.done:
             self._lost(proposal.number, past)
-        self._start(proposal, past.attempts + 1 if past else 1, past.overrides if past else {})
-        while self.running:
+        self._start(proposal, past.attempts + 1 if past else 1, past.overrides if past else self._inherited(proposal))
+        while self.running or self.waiting:
+            self._due()
             self._listen()
         return self.searcher.outcomes[proposal.number]
 
+    def _inherited(self, proposal: Proposal) -> dict[str, Any]:
+        """What the configuration needed in the search in order to train at all."""
+        number = proposal.origin.removeprefix("trial ")
+        past = self.history.get(int(number)) if number.isdigit() else None
+        return self.recovery.inherited(past.overrides) if past else {}
+
+    def _due(self) -> None:
+        """Starts attempts whose time has come."""
+        for one in list(self.waiting):
+            if time.monotonic() >= one.due and self._room():
+                self.waiting.remove(one)
+                self._start(one.proposal, one.attempt, one.overrides, one.resume)
+
     def _fill(self) -> None:
-        """Starts as many trials as there is room for."""
-        room = self._room()
+        """Starts as many trials as there is room for, beside those that wait: what they find is waited for."""
+        room = max(0, self._room() - len(self.waiting))
         proposals = self.searcher.ask(room) if room else []
         for one in proposals:
             self._journal_proposal(one)
@@ -138,12 +141,15 @@ class Round:
         done = self.searcher.finished()
         if done:
             return done
+        self._charge()
         first = not self.searcher.outcomes and not self.running
         elapsed = [self._device_seconds(one) for one in self.running.values()]
         usual = self.limits.spent / max(1, len(self.searcher.outcomes))
         return self.limits.over(usual, len(self.searcher.outcomes), sum(elapsed), first=first)
 
-    def _start(self, proposal: Proposal, attempt: int, overrides: dict[str, Any]) -> None:
+    def _start(self, proposal: Proposal, attempt: int, overrides: dict[str, Any], resume: str | None = None) -> None:
+        self._charge()
+        overrides = self.recovery.overrides(overrides)
         past = self.history.get(proposal.number)
         final = proposal.number == FINAL_TRAINING
         tokens = self.tokens if final else proposal.tokens or self.tokens
@@ -158,18 +164,25 @@ class Round:
             ),
             evaluate_rows=self.plan.evaluation.validation_rows,
             evaluate_seconds=self.limits.evaluate_seconds(),
-            continues=self._continues(proposal, past),
+            continues=resume or self._continues(proposal, past, overrides),
         )
-        self.journal.trial("started", trial.number, attempt=attempt, tokens=trial.tokens, overrides=overrides)
+        queues = {"queued": True} if hasattr(self.sessions[0], "queued_seconds") else {}
+        self.journal.trial("started", trial.number, attempt=attempt, tokens=trial.tokens, overrides=overrides, **queues)
         self.searcher.restarted(trial.number)
         session = max(self.sessions, key=self._free)
-        self.running[trial.number] = Running(trial, session, self.clock.now())
+        self.running[trial.number] = Running(trial, session, self.clock.ticks())
         session.submit(trial, Path(trial.continues) if trial.continues else None)
         self.history.setdefault(trial.number, TrialHistory(proposal=proposal)).attempts = attempt
 
-    def _continues(self, proposal: Proposal, past: TrialHistory | None) -> str | None:
-        """The checkpoint that a longer rung goes on from; an attempt that failed there begins anew."""
+    def _continues(self, proposal: Proposal, past: TrialHistory | None, overrides: dict[str, Any]) -> str | None:
+        """The checkpoint that a longer rung goes on from; an attempt that failed there begins anew.
+
+        So does one whose weights or optimizer are of another kind by now: the checkpoint's states would not fit.
+        """
         if past is None or proposal.tokens is None or not past.ended:
+            return None
+        kinds = ("method", "optimizer", "precision")
+        if any(name in overrides and overrides[name] != past.overrides.get(name) for name in kinds):
             return None
         last = past.ended[-1]
         return last.resume if last.rung < proposal.tokens and last.status == "finished" else None
@@ -178,17 +191,14 @@ class Round:
         """Writes down the end of an attempt whose owner died, so that its seconds are on the record."""
         if not past.begun:
             return
-        lost = Outcome(
-            status="failed",
-            symptom="interrupted",
-            reason="the run was interrupted",
-            device_seconds=round((past.last - past.begun) * max(1, self.plan.training.devices), 3),
-            steps=max((p.step for p in past.curve), default=0),
-        )
+        lost = lost_outcome(past, self.plan.training.devices)
         self.journal.trial("ended", number, attempt=past.attempts, outcome=lost, final=False)
 
     def _listen(self) -> None:
+        self._charge()
         wait = POLL_SECONDS / len(self.sessions)
+        if not self.running and self.waiting:
+            time.sleep(min(POLL_SECONDS, max(0.0, min(one.due for one in self.waiting) - time.monotonic())))
         for session in self.sessions:
             if not any(one.session is session for one in self.running.values()):
                 continue
@@ -198,21 +208,30 @@ class Round:
                     self._take(one, event)
         self._hurry()
 
+    def _charge(self) -> None:
+        """Counts a device's time against the trials that share it."""
+        now = self.clock.ticks()
+        for session in self.sessions:
+            mine = [one for one in self.running.values() if one.session is session]
+            for one in mine:
+                one.charged += (now - self._charged_at) / len(mine)
+        self._charged_at = now
+
     def _take(self, one: Running, event: Event) -> None:
         if event.kind == "started":
+            one.phase = "first_step"
             self.limits.pace.started(event.metrics.get("seconds_to_start"))
         elif event.kind in ("progress", "evaluated"):
             self._report(one, event)
         elif event.kind == "warning" and event.symptom != "nan":  # that one ends the trial and is told then
-            self.journal.event(
-                "symptom",
-                trial=event.trial,
-                attempt=one.trial.attempt,
-                symptom=event.symptom,
-                evidence=f"step {event.step}",
-            )
+            self._warned(one, event)
         elif event.kind in ("finished", "failed"):
             self._end(one, event)
+
+    def _warned(self, one: Running, event: Event) -> None:
+        if self.recovery.warned(one.trial, event) == "tighten" and not one.stopped:
+            one.stopped, one.words = "tighten", str(event.evidence.get("text", ""))
+            one.session.stop(event.trial)
 
     def _hurry(self) -> None:
         """Asks trials to end whose time is over: it may have shrunk since they started."""
@@ -227,10 +246,18 @@ class Round:
         return sum(self._device_seconds(one) for one in self.running.values() if one.trial.number != FINAL_TRAINING)
 
     def _device_seconds(self, one: Running) -> float:
-        return (self.clock.now() - one.begin) * max(1, self.plan.training.devices)
+        shared = getattr(one.session, "shares_device", False)
+        seconds = one.charged if shared else self.clock.ticks() - one.begin
+        queued = getattr(one.session, "queued_seconds", None)  # a trial that waits for a node's device holds none
+        seconds -= queued(one.trial.number) if queued else 0.0
+        devices = max(1, self.plan.training.devices)
+        return max(0.0, seconds) * (self.plan.search.device_share if devices == 1 else devices)
 
     def _report(self, one: Running, event: Event) -> None:
         one.steps = max(one.steps, event.step)
+        one.phase = "long_batch" if one.steps else one.phase
+        if (event.metrics.get("memory_bytes") or 0) > (one.metrics.get("memory_bytes") or 0):
+            self.recovery.peak(one.trial, event.metrics["memory_bytes"])
         one.metrics |= event.metrics
         extra = {k: v for k, v in event.evidence.items() if k == "total_steps"}
         self.journal.trial(
@@ -238,67 +265,96 @@ class Round:
         )
         if event.kind != "progress" or one.stopped:
             return
-        if self.searcher.tell(event.trial, event.step, event.metrics) == "stop":
+        verdict = self.searcher.tell(event.trial, event.step, event.metrics)
+        self._stream_warnings(one)
+        if verdict == "stop":
             one.stopped = self.searcher.why.get(event.trial, "divergence")
             one.session.stop(event.trial)
 
+    def _stream_warnings(self, one: Running) -> None:
+        """What the searcher's eye on the curve finds odd."""
+        warned = getattr(self.searcher.curves, "warned", None)
+        for found in warned(one.trial.number) if warned else ():
+            event = Event(
+                kind="warning",
+                trial=one.trial.number,
+                time=self.clock.now(),
+                step=found.step,
+                symptom=found.symptom,
+                evidence={"text": found.evidence},
+            )
+            self._warned(one, event)
+
     def _end(self, one: Running, event: Event) -> None:
+        self._charge()
         del self.running[event.trial]
         seconds = self._device_seconds(one)
         if event.trial != FINAL_TRAINING:
             self.limits.spent += seconds
         one.metrics |= event.metrics
         self.limits.answered(one.metrics.get("latency_seconds"))
-        symptom = self._symptom(one, event)
-        outcome = Outcome(
-            status="failed" if symptom else "pruned" if one.stopped == "pruned" else "finished",
-            metrics=one.metrics,
-            symptom=symptom.name if symptom else None,
-            reason=symptom.evidence if symptom else str(event.evidence.get("reason", "")),
-            device_seconds=round(seconds, 3),
-            steps=one.steps,
-            tokens=int(one.metrics.get("tokens") or 0),
-            artifact=event.artifact.path if event.artifact and not symptom else None,
-            rung=one.trial.tokens if one.trial.number != FINAL_TRAINING and len(self.plan.search.rungs) > 1 else 0,
-            resume=str(event.evidence["resume"]) if event.evidence.get("resume") and not symptom else None,
-        )
-        cure = None
+        symptom, cure = symptom_of(one, event, self.searcher), None
         if symptom:
-            settings = settings_in_force(self.plan, one.trial)
-            # Each rung of a trial has its own count of attempts.
-            attempt = one.trial.attempt - len(self.history[event.trial].ended)
-            cure = remedy(symptom, settings, attempt, self.language)
+            symptom, cure = self._cure(one, self.recovery.named(symptom))
             self.journal.event(
-                "symptom", trial=event.trial, attempt=one.trial.attempt, symptom=symptom.name, evidence=symptom.evidence
+                "symptom",
+                trial=event.trial,
+                attempt=one.trial.attempt,
+                symptom=symptom.name,
+                evidence=symptom.evidence,
+                phase=symptom.phase,
+                wasted_device_seconds=round(seconds, 3),
             )
-        self.journal.trial("ended", event.trial, attempt=one.trial.attempt, outcome=outcome, final=cure is None)
+        outcome = outcome_of(one, event, symptom, seconds, several_rungs=len(self.plan.search.rungs) > 1)
+        overrides = one.trial.overrides | (cure.changes if cure else {})
+        extra = {"overrides": overrides} if cure else {}
+        self.journal.trial(
+            "ended", event.trial, attempt=one.trial.attempt, outcome=outcome, final=cure is None, **extra
+        )
         self._budget()
         past = self.history[event.trial]
         past.device_seconds += seconds
         if symptom and symptom.name == "disk_full":
             raise DiskFull(*explain("disk.training", evidence=symptom.evidence))
-        if cure is None:
-            past.outcome, past.done = outcome, True
-            past.ended.append(outcome)
-            self.searcher.done(event.trial, outcome)
+        if symptom is None or cure is None:
+            self._done(one, past, outcome, symptom)
             return
-        self.journal.event(
-            "remedy", trial=event.trial, attempt=one.trial.attempt, decision=cure.decision, changes=cure.changes
-        )
-        past.overrides = one.trial.overrides | cure.changes
+        self.recovery.tell(one.trial, cure, seconds)
+        past.overrides = overrides
         again = replace(past.proposal, tokens=one.trial.tokens if self.plan.search.rungs else None)
-        self._start(again, one.trial.attempt + 1, past.overrides)
+        due = time.monotonic() + cure.wait_seconds * float(getattr(one.session, "time_scale", 1.0))
+        resume = str(event.evidence["resume"]) if symptom.name != "killed" and event.evidence.get("resume") else None
+        resume = resume if event.kind == "failed" else None
+        self.waiting.append(
+            Waiting(due=due, proposal=again, attempt=one.trial.attempt + 1, overrides=overrides, resume=resume)
+        )
+        self._due()
 
-    def _symptom(self, one: Running, event: Event) -> Symptom | None:
-        if one.stopped in ("nan", "divergence"):
-            return Symptom(name=one.stopped, evidence=f"loss {one.metrics.get('loss')} at step {one.steps}")
-        if event.kind == "failed":
-            return Symptom(
-                name=event.symptom,
-                evidence=str(event.evidence.get("text", "")),
-                transient=bool(row(event.symptom)["transient"]),
-            )
-        return None
+    def _cure(self, one: Running, symptom: Symptom) -> tuple[Symptom, Remedy | None]:
+        """What the next attempt changes, within what may still be spent."""
+        spent = self.limits.ends(one.trial, self._running_seconds()) or self.clock.left <= 0
+        symptom, cure = self.recovery.cure(one.trial, symptom, final=self._last_chance(one), may_repeat=not spent)
+        if cure is not None and cure.wait_seconds >= self.clock.left:
+            cure = None
+        return symptom, cure
+
+    def _last_chance(self, one: Running) -> bool:
+        """Whether the trial is compared with no other: the final training, or the only hope of a search."""
+        if one.trial.number == FINAL_TRAINING:
+            return True
+        others = any(o.status == "finished" for o in self.searcher.outcomes.values()) or len(self.running) > 0
+        return not others and len(self.searcher.proposals) >= self.plan.search.trials
+
+    def _done(self, one: Running, past: TrialHistory, outcome: Outcome, symptom: Symptom | None) -> None:
+        """A trial, or one rung of it, ended for good."""
+        number = one.trial.number
+        past.outcome, past.done = outcome, True
+        past.ended.append(outcome)
+        self.recovery.ended(number)
+        self.searcher.done(number, outcome)
+        finished = any(o.status == "finished" for o in self.searcher.outcomes.values())
+        if symptom is not None and number != FINAL_TRAINING and not finished and not self.running:
+            self.recovery.stop_for_user(one.trial, symptom, final=self._last_chance(one))
 
     def _budget(self) -> None:
         self.journal.event(
