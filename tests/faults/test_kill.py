@@ -46,7 +46,9 @@ def out(cli: Cli, tmp_path: Path) -> Iterator[Path]:
 def arguments(out: Path, tmp_path: Path) -> list[str]:
     data = small_data(tmp_path)
     given = ["--data", str(data), "--model", str(tiny_model()), "--out", str(out), "--yes"]
-    return ["run", SENTENCE, *given, "--budget-trials", "3", "--budget-hours", "0.5", *SMALL]
+    # A process a trial: the one that is killed shall be the one that the trial is.
+    own = ["--set", "trial_packing=0"]
+    return ["run", SENTENCE, *given, "--budget-trials", "3", "--budget-hours", "0.5", *own, *SMALL]
 
 
 def ended(out: Path, *, final: bool = True) -> dict[int, dict[str, Any]]:

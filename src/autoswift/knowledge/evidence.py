@@ -14,7 +14,7 @@ SAME_TOKENS = 0.8
 """Trials within this share of each other's length are compared; a longer one is better for its length alone."""
 UNKNOWN_NOISE = 0.5
 """What a gain is worth at most where nothing tells its noise: as much as none."""
-INFEASIBLE = ("nan", "divergence")
+INFEASIBLE = ("nan", "nan_gradient", "zero_loss", "divergence")
 """Symptoms that are the configuration's own; missing memory or a killed process are the machine's."""
 PRIORS, TOP, REST = 2, 14, 8
 """Trials of a run that are looked at: of its prior, the best, the worst and failed: portfolios take milliseconds so."""

@@ -88,11 +88,6 @@ class _Candidate:
     ratios: dict[str, float]
 
 
-def rate_prior(fingerprint: Fingerprint, remembered: Sequence[Remembered]) -> tuple[float, float, float]:
-    """The learning rate by memory: mean and deviation of its log ratio to the plan's own, and effective weight."""
-    return _rate(_tasks(fingerprint, remembered)[0])
-
-
 def advise(
     fingerprint: Fingerprint,
     space: Space,

@@ -42,6 +42,21 @@ def tables() -> tuple[MetaData, Table]:
 
 
 @cache
+def aside_table() -> Table:
+    """Rows that were damaged, as they were found: for whoever wants to look, never read by anything here."""
+    from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text
+
+    return Table(
+        "damaged",
+        MetaData(),
+        Column("number", Integer, primary_key=True, autoincrement=True),
+        Column("run_id", String(64), nullable=False),
+        Column("found", Float, nullable=False),
+        Column("row", Text, nullable=False),
+    )
+
+
+@cache
 def first_table() -> Table:
     """Version 1: a column a fact, no digest."""
     from sqlalchemy import JSON, BigInteger, Column, Float, Integer, MetaData, String, Table
@@ -97,6 +112,43 @@ def entry_of(row: Mapping[Any, Any]) -> RunEntry | None:
     except (ValueError, TypeError, AttributeError):
         return None
     return entry if all(row[name] == value for name, value in _found_by(entry).items()) else None
+
+
+def put_rows_aside(connection: Connection, found: float) -> list[str]:
+    """Moves damaged rows to a table of their own; their names.
+
+    Args:
+        connection: in a transaction that writes. found: unix seconds.
+    """
+    from sqlalchemy import delete, select
+
+    _, entries = tables()
+    names = []
+    for row in connection.execute(select(entries)).fetchall():
+        if entry_of(row._mapping) is None and row.version in (None, SCHEMA):
+            _keep_aside(connection, str(row.run_id), dict(row._mapping), found)
+            connection.execute(delete(entries).where(entries.c.run_id == row.run_id))
+            names.append(str(row.run_id)[:64])
+    return names
+
+
+def put_first_rows_aside(connection: Connection, names: list[str], found: float) -> None:
+    """The same for rows of the first version, whose table is about to go."""
+    from sqlalchemy import Text, cast, select
+
+    runs = first_table()
+    raw = [cast(c, Text).label(c.name) for c in runs.columns]
+    for row in connection.execute(select(*raw).where(runs.c.run_id.in_(names))).fetchall():
+        _keep_aside(connection, str(row.run_id), dict(row._mapping), found)
+
+
+def _keep_aside(connection: Connection, run_id: str, row: dict[str, Any], found: float) -> None:
+    from sqlalchemy import insert
+
+    aside = aside_table()
+    aside.create(connection, checkfirst=True)
+    text = json.dumps(row, ensure_ascii=False, default=repr)
+    connection.execute(insert(aside).values(run_id=run_id[:64], found=found, row=text))
 
 
 def first_entries(connection: Connection) -> tuple[list[RunEntry], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -51,34 +52,59 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+UNFINISHED = ".*.json.????????"
+"""What `write_atomic` leaves of a JSON file when the process is killed before the rename."""
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Writes a file so that after a crash it is the old one or the new one.
 
     Raises:
         DiskFull: when there is no room; the old file stays.
+        DiskError: when the disk fails or may not be written; the old file stays, or the new one is whole.
     """
     with disk_errors_explained(str(path.parent)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(fd, "w", encoding="utf-8") as f:
-                f.write(text)
-                f.flush()
-                os.fsync(f.fileno())
+            try:
+                _write_all(fd, text.encode())
+                os.fsync(fd)
+            finally:
+                os.close(fd)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable."""
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, each durable in the one that holds it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes what was made, renamed or removed in a folder durable."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system whose folders cannot be synced, and need not
+            raise
     finally:
         os.close(fd)
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    """Writes all of it: the kernel may take less at once, as it does when a disk is about to be full."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 SEAL = "sha256"
@@ -129,21 +155,25 @@ def append_line(path: Path, value: Any) -> None:
     """Appends one JSON object with a checksum and syncs it. A torn last line is closed first, never glued to.
 
     Raises:
-        DiskFull: when there is no room.
+        DiskFull, DiskError: when it could not be kept; what stood there before stays.
     """
     bare = dumps(value)
     line = f'{bare[:-1]},"sum":"{zlib.crc32(bare[:-1].encode()):08x}"}}\n'
     with disk_errors_explained(str(path.parent)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        new = not path.exists()
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = "\n" + line
-            os.write(fd, line.encode())
+            # A part of a line that a full disk took stays: another writer may have appended behind it.
+            _write_all(fd, line.encode())
             os.fsync(fd)
         finally:
             os.close(fd)
+        if new:
+            sync_folder(path.parent)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import signal
@@ -15,7 +16,9 @@ from typing import IO, Any
 
 import psutil
 
-from autoswift.run.files import read_json, write_atomic
+from autoswift.run.disk import disk_errors_explained
+from autoswift.run.files import dumps, write_atomic
+from autoswift.run.identity import MARK, identity, is_marked, members
 
 KEEPER = Path(__file__).with_name("keeper.py")
 TERM_SECONDS = 6.0
@@ -50,21 +53,28 @@ class Child:
         read_end, write_end = os.pipe()
         self._lifeline: int | None = write_end
         try:
-            with log.open("ab") as out:
+            with disk_errors_explained(str(log.parent)), log.open("ab") as out:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(KEEPER), str(read_end), "--", *self.argv],
-                    env=env,
+                    env=env | {MARK: str(folder)},
                     stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                     stdout=subprocess.PIPE if pipes else out,
                     stderr=out,
                     pass_fds=(read_end,),
                     start_new_session=True,
                 )
+        except BaseException:
+            os.close(write_end)
+            raise
         finally:
             os.close(read_end)
         self.pid = self._process.pid
         self._entry = folder / "processes" / f"{self.pid}.json"
-        write_atomic(self._entry, _registration(self.pid, name, self.argv))
+        try:
+            write_atomic(self._entry, _registration(self.pid, name, self.argv))
+        except BaseException:  # nobody would know of it: it does not stay
+            self.end()
+            raise
 
     @property
     def stdin(self) -> IO[bytes]:
@@ -135,13 +145,12 @@ def log_tail(log: Path, lines: int = 30) -> str:
 
 
 def _registration(pid: int, name: str, argv: Sequence[str]) -> str:
-    from autoswift.run.files import dumps
-
     try:
         created = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         created = 0.0
-    return dumps({"pid": pid, "created": created, "host": platform.node(), "name": name, "argv": list(argv)})
+    row = {"pid": pid, "created": created, "identity": identity(pid), "host": platform.node(), "name": name}
+    return dumps(row | {"argv": list(argv)})
 
 
 def is_same_process(pid: int, created: float) -> bool:
@@ -168,11 +177,7 @@ def end_group(pgid: int, wait: Any = None) -> None:
 
 def _group_alive(pgid: int) -> bool:
     """Whether a live (not zombie) process is in the group."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
-            if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
-                return True
-    return False
+    return bool(members(pgid))
 
 
 def reap(folder: Path) -> list[str]:
@@ -182,14 +187,37 @@ def reap(folder: Path) -> list[str]:
     """
     left = []
     for entry in sorted((folder / "processes").glob("*.json")):
-        row = read_json(entry)
-        pid, created = int(row["pid"]), float(row["created"])
-        ours = row.get("host", platform.node()) == platform.node()
-        if ours and (is_same_process(pid, created) or _orphans(pid, created)):
-            end_group(pid)
+        row = _registered(entry)
+        if row is not None and row.get("host", platform.node()) == platform.node() and _ours(row, folder):
+            end_group(int(row["pid"]))
             left.append(str(row["name"]))
         entry.unlink(missing_ok=True)
     return left
+
+
+def _registered(entry: Path) -> dict[str, Any] | None:
+    """A registration; None where it is damaged: its child was on a lifeline, and a wrong number must not be ended."""
+    try:
+        row = json.loads(entry.read_text(encoding="utf-8"))
+        int(row["pid"]), float(row["created"]), str(row["name"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return dict(row) if int(row["pid"]) > 1 else None  # 0 and 1 would be our own group and everybody's
+
+
+def _ours(row: dict[str, Any], folder: Path) -> bool:
+    """Whether the group is that child's: its leader is the same process, or the leader is gone and the rest is its.
+
+    While a group has members the kernel gives its number to no new process, so a leader that is another process leads
+    another group. A leader that is gone tells nothing: then what is in the group must carry the run's mark.
+    """
+    pid, created, known = int(row["pid"]), float(row["created"]), str(row.get("identity") or "")
+    if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        return identity(pid) == known if known else is_same_process(pid, created)
+    if not known:  # registered by a version that did not mark its children
+        return _orphans(pid, created)
+    rest = members(pid)
+    return bool(rest) and all(is_marked(one, folder) is not False for one in rest)
 
 
 def _orphans(pgid: int, created: float) -> bool:

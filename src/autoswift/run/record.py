@@ -16,9 +16,19 @@ from autoswift.domain.plan import Plan
 from autoswift.domain.task import Task
 from autoswift.errors import InputError, RunNotFound
 from autoswift.run.disk import disk_errors_explained
-from autoswift.run.files import Damaged, damaged_lines, plain, put_aside, read_sealed, sealed, write_atomic
+from autoswift.run.files import (
+    UNFINISHED,
+    Damaged,
+    damaged_lines,
+    plain,
+    put_aside,
+    read_sealed,
+    sealed,
+    write_atomic,
+)
 from autoswift.run.journal import RunJournal
 from autoswift.run.places import runs_folder
+from autoswift.run.upgrades import plan_of_today
 from autoswift.tables import explain
 
 VERSION = 1
@@ -35,8 +45,19 @@ class RunRecord:
 
     @property
     def id(self) -> str:
-        """The run's id: its folder's name unless it was put elsewhere."""
-        return str(self.state()["id"])
+        """The run's id: its folder's name unless it was put elsewhere (or its run.json is damaged)."""
+        try:
+            return str(self.state()["id"])
+        except (InputError, KeyError):
+            return self.folder.name
+
+    @property
+    def created(self) -> float:
+        """When it was made, in unix seconds; 0 where its run.json is damaged."""
+        try:
+            return float(self.state().get("created", 0))
+        except (InputError, TypeError, ValueError):
+            return 0.0
 
     @property
     def journal(self) -> RunJournal:
@@ -71,7 +92,7 @@ class RunRecord:
     def plans(self) -> list[Plan]:
         """All revisions, oldest first."""
         found = sorted((self.folder / "plan").glob("*.json"), key=lambda p: int(p.stem))
-        return [_value(Plan, _sound(path), path) for path in found]
+        return [_value(Plan, plan_of_today(_sound(path)), path) for path in found]
 
     def plan(self) -> Plan | None:
         """The newest revision."""
@@ -110,8 +131,12 @@ class RunRecord:
         """Puts damaged records of steps and plans aside, so that they are made again; their names, and damaged lines.
 
         A plan is a function of what stands in the steps before it, and a step is done anew when its record is gone.
+        Files that a killed owner had not finished writing are removed: nobody has ever read them.
         """
         found = []
+        for folder in (self.folder, *(self.folder / name for name in ("plan", "steps", "processes"))):
+            for left in folder.glob(UNFINISHED):
+                left.unlink(missing_ok=True)
         for path in sorted([*self.folder.glob("steps/*.json"), *self.folder.glob("plan/*.json")]):
             try:
                 read_sealed(path)
@@ -206,7 +231,7 @@ def find(run: str) -> RunRecord:
 
 
 def all_runs() -> list[RunRecord]:
-    """Every run, newest first."""
+    """Every run, newest first; those whose run.json is damaged come last."""
     folder = runs_folder()
     found = [RunRecord(p.resolve()) for p in folder.glob("*") if (p / "run.json").exists()] if folder.exists() else []
-    return sorted(found, key=lambda r: float(r.state().get("created", 0)), reverse=True)
+    return sorted(found, key=lambda r: (r.created, r.folder.name), reverse=True)
