@@ -44,6 +44,7 @@ def with_megatron(
         if wanted:
             raise InputError(*explain("decide.no_megatron", why=why_not, model=model.id))
         return best, None, why_not
+    other = next((one for one in found if one.devices == room.devices and one.method == other.method), other)
     estimate = _estimate(other, divisor(shape, layout), max(1, other.devices))
     if not wanted and estimate.high > room.bytes:
         return best, None, book.say("megatron.too_large", need=f"{estimate.high / 2**30:.1f}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from autoswift.catalog.models import ModelFacts
 from autoswift.decide.book import Book
@@ -11,7 +10,7 @@ from autoswift.decide.inputs import Inputs
 from autoswift.decide.kept import Kept
 from autoswift.decide.need import constraints_of
 from autoswift.decide.nofit import named_does_not_fit
-from autoswift.decide.recommend import Candidate, Recommendation, recommend
+from autoswift.decide.recommend import Candidate, Recommendation, best_of, recommend
 from autoswift.decide.spending import too_little_money
 from autoswift.domain.decision import Evidence
 from autoswift.domain.plan import ModelChoice
@@ -31,7 +30,7 @@ LEVERS = (
 
 
 _recommend = Kept(recommend)
-_first = Kept(partial(recommend, depth=1))
+_best = Kept(best_of)
 
 
 def recommended(inputs: Inputs) -> Recommendation:
@@ -56,9 +55,13 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
             instead=book.say("instead.model"),
         )
         return choice
-    found = (_first if book.silent else _recommend)(
-        inputs.profile, inputs.hardware, constraints_of(inputs), inputs.models
-    )
+    if book.silent:
+        facts = _best(inputs.profile, inputs.hardware, constraints_of(inputs), inputs.models)
+        if facts is None:
+            raise ModelError(*explain("decide.no_model"))
+        book.add("model", facts.id, "")
+        return to_choice(facts, inputs)
+    found = recommended(inputs)
     best = found.best
     if best is None:
         raise _nothing(found.filtered, inputs)
@@ -69,9 +72,9 @@ def choose_model(inputs: Inputs, book: Book) -> ModelChoice:
     book.add(
         "model",
         best.facts.id,
-        "" if book.silent else book.say(key, score=score, parts=best.words(book.language)),
-        evidence=[] if book.silent else [_in_words(best.facts, book), *_parts(best, book), *_room(best, book)],
-        alternatives=[] if book.silent else _others(found, book),
+        book.say(key, score=score, parts=best.words(book.language)),
+        evidence=[_in_words(best.facts, book), *_parts(best, book), *_room(best, book)],
+        alternatives=_others(found, book),
         levers=LEVERS,
         instead=book.say("instead.model"),
     )
@@ -142,11 +145,19 @@ def _parts(best: Candidate, book: Book) -> list[Evidence]:
 
 def _room(best: Candidate, book: Book) -> list[Evidence]:
     train, serve = best.train_bytes / 2**30, best.serve_bytes / 2**30
+    said_train = (
+        book.say("model.train_shared", gib=f"{train:.1f}", method=best.method, devices=best.devices)
+        if best.devices > 1
+        else book.say("model.train", gib=f"{train:.1f}", method=best.method)
+    )
+    said_serve = (
+        book.say("model.serve_shared", gib=f"{serve:.1f}", bits=best.serve_bits, devices=best.serve_devices)
+        if best.serve_devices > 1
+        else book.say("model.serve", gib=f"{serve:.1f}", bits=best.serve_bits)
+    )
     return [
-        book.fact("model.train_gib", round(train, 2), book.say("model.train", gib=f"{train:.1f}", method=best.method)),
-        book.fact(
-            "model.serve_gib", round(serve, 2), book.say("model.serve", gib=f"{serve:.1f}", bits=best.serve_bits)
-        ),
+        book.fact("model.train_gib", round(train, 2), said_train),
+        book.fact("model.serve_gib", round(serve, 2), said_serve),
     ]
 
 

@@ -8,10 +8,13 @@ from autoswift.decide.book import Book
 from autoswift.decide.executor import choose_executor
 from autoswift.decide.experience import begin
 from autoswift.decide.inputs import Inputs
+from autoswift.decide.objectives import objectives_for
 from autoswift.decide.outputs import METRIC_BY_GOAL, evaluation_settings, serving_settings
+from autoswift.decide.packing import choose_packing
 from autoswift.decide.probes import choose_with_probes
+from autoswift.decide.recovery import recovery_settings
 from autoswift.decide.schedule import lengths, schedule
-from autoswift.decide.search_shape import lanes_for, rungs_for, search_seconds
+from autoswift.decide.search_shape import lanes_for, rungs_for
 from autoswift.decide.spending import cost_of, with_price
 from autoswift.decide.training import max_length, training_settings
 from autoswift.decide.way import need_of, settle_fit
@@ -62,10 +65,12 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
     rungs = rungs_for(inputs, times, max(length.row.mean, 1.0), rate, book)
     training, space = training_settings(inputs, model, way, times, length, book)
     start = begin(inputs, model, training.method, space, times.trials, book)
+    objectives = objectives_for(inputs, book)
     place = choose_executor(inputs, training, fit.estimate.peak_bytes, book)
+    packing = choose_packing(inputs, model, training, way, (times, place.executor, length.row.mean), book)
     reserved = times.stage_seconds["loadtest"] > 0
     serving = serving_settings(inputs, longest, evaluation.max_new_tokens, reserved, book)
-    stages = times.stage_seconds | {"search": search_seconds(times, rungs, rate, lanes)}
+    stages = times.stage_seconds | {"search": packing.search_seconds(times, rungs, rate, lanes)}
     stages |= {"probe": inputs.probe_seconds} if inputs.probe_seconds else {}
     return Plan(
         revision=revision,
@@ -80,6 +85,8 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
             memory_probe=way.memory_probe,
             rungs=rungs,
             lanes=lanes,
+            packed=packing.trials,
+            objectives=objectives,
             trial_tokens=times.trial_tokens,
             final_tokens=times.final_tokens,
             tokens_per_row=round(length.row.mean, 2),
@@ -103,6 +110,7 @@ def make_plan(inputs: Inputs, *, revision: int = 1, cause: str = "", model: Mode
             cost=cost_of(inputs, dict(sorted(stages.items())), book),
         ),
         decisions=book.finish(),
+        recovery=recovery_settings(inputs, way),
     )
 
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from autoswift.catalog.models import ModelFacts, catalog
 from autoswift.decide.need import Constraints, EdgeBox, Need, Reason, edge_box, need_of
+from autoswift.decide.place import SERVED, How, Place, Wants, place_of, wants
 from autoswift.decide.weigh import Part, Weighed, order, weighed
-from autoswift.domain.plan import Method
 from autoswift.domain.profile import GIB, Device, HardwareProfile, TaskProfile
-from autoswift.hardware.margins import Margin, margin_for, with_margin
-from autoswift.hardware.memory import MemorySettings, peak_memory, weight_bytes
 from autoswift.hardware.serving_memory import BYTES_A_WEIGHT, serving_memory
-from autoswift.hardware.shape import ModelShape, shape_of
-from autoswift.hardware.speed import BYTES_ON_DISK, DOWNLOAD_RATE, start_seconds, training_tokens_per_second
+from autoswift.hardware.shape import shape_of
 from autoswift.tables import table
 
 
@@ -32,7 +29,9 @@ class Candidate:
     Attributes:
         score: sum of the parts, in points of the ability's test.
         method: lora or qlora: how it can be trained here. serve_bits: 16, 8 or 4: how it can be served.
-        train_bytes, serve_bytes: upper bounds of the memory for both. seconds: until one useful training is done.
+        devices, serve_devices: that share the training's weights, and the served ones.
+        train_bytes, serve_bytes: upper bounds of the memory for both, on each device.
+        seconds: until one useful training is done.
         fetch_seconds, start_seconds: before the first step. tokens_per_second: of training; 0 when not known.
         why_not: why it is out; None when it is not.
     """
@@ -42,6 +41,8 @@ class Candidate:
     parts: tuple[Part, ...] = ()
     method: str = ""
     serve_bits: int = 0
+    devices: int = 1
+    serve_devices: int = 1
     train_bytes: int = 0
     serve_bytes: int = 0
     seconds: float = 0.0
@@ -113,7 +114,7 @@ def recommend(
     need = need_of(profile, constraints)
     box = edge_box(profile) if need.edge else None
     universe = catalog() if models is None else models
-    place = _Place(hardware.device, constraints, box)
+    place = place_of(hardware, constraints, box)
     ranked: list[Candidate] = []
     filtered: list[Candidate] = []
     every = weighed(need, universe)
@@ -145,218 +146,164 @@ def edge_format(box: EdgeBox) -> tuple[str, Reason, tuple[tuple[str, Reason], ..
     return "gguf", Reason.of("edge_gguf", box=box.id), (("gptq", why_not),)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where it trains and serves."""
-
-    device: Device
-    constraints: Constraints
-    box: EdgeBox | None
-
-    @property
-    def room(self) -> float:
-        return self.device.free_bytes * float(table("recommend")["memory_share"])
-
-    @property
-    def seconds(self) -> float:
-        """That fetching the model and one useful training may take."""
-        return self.constraints.seconds * float(table("recommend")["time_share"])
-
-    def spared(self, facts: ModelFacts) -> bool:
-        """Whether time may not rule it out: the user named it, or nothing else can be had."""
-        here = self.constraints.availability
-        alone = here is not None and not (here.huggingface or here.modelscope)
-        return self.constraints.named or (bool(facts.packaged) and alone)
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """All that a model's needs depend on but the free memory."""
-        device = self.device
-        margins = self.constraints.margins
-        return (device.kind, device.name, device.bf16, device.tflops, self.constraints.length, margins)
-
-
-SERVED = {16: "none", 8: "q8_0", 4: "q4_k_m"}
-"""Bits a weight as served, and the format that the memory is counted for."""
-
-
-@dataclass(slots=True)
-class _Wants:
-    """What a model needs on a kind of device, worked out when asked for.
-
-    Attributes:
-        methods: that train there, the plain one first. serve: bytes by bits.
-    """
-
-    shape: ModelShape
-    settings: MemorySettings
-    device: Device
-    methods: tuple[Method, ...]
-    serve: dict[int, int]
-    fetch: float
-    start: float
-    margins: tuple[Margin, ...] = ()
-    known: dict[tuple[str, Method], float] = field(default_factory=dict)
-    base: dict[Method, int] = field(default_factory=dict)
-    long: dict[int, int] = field(default_factory=dict)
-
-    def train(self, method: Method) -> int:
-        """Upper bound of the bytes that training takes."""
-        key = ("bytes", method)
-        if key not in self.known:
-            self.known[key] = self._high(method, self.settings)
-        return int(self.known[key])
-
-    def _high(self, method: Method, settings: MemorySettings) -> int:
-        margin = margin_for(self.margins, self.shape.family, method)
-        return with_margin(peak_memory(self.shape, method, settings), margin.factor if margin else 1.0).high
-
-    def least(self, length: int) -> int:
-        """Upper bound of the bytes that training on one row of a length takes at least, by whatever method."""
-        if length not in self.long:
-            settings = replace(self.settings, length=length, rank=max(table("rules")["lora"]["ranks"]))
-            self.long[length] = min(self._high(method, settings) for method in self.methods)
-        return self.long[length]
-
-    def weights(self, method: Method) -> int:
-        """Bytes of the base's weights alone: when they do not fit, nothing does."""
-        if method not in self.base:
-            self.base[method] = weight_bytes(self.shape, method, self.settings.precision)
-        return self.base[method]
-
-    def rate(self, method: Method) -> float:
-        """Tokens a second that training gets through; 0 where the device's rate is unknown."""
-        key = ("rate", method)
-        if key not in self.known:
-            length = self.settings.length
-            self.known[key] = training_tokens_per_second(self.shape, method, self.device, length=length)
-        return self.known[key]
-
-    def seconds(self, method: Method) -> float:
-        """Until one useful training is done; without the training where the device's rate is unknown."""
-        rate = self.rate(method)
-        return self.fetch + (self.start + float(table("recommend")["useful_tokens"]) / rate if rate > 0 else 0.0)
-
-    def method(self, room: float) -> Method | None:
-        """The first that fits."""
-        return next((m for m in self.methods if self.weights(m) <= room and self.train(m) <= room), None)
-
-
 def fits_on(facts: ModelFacts, device: Device, length: int = 512) -> dict[str, Any]:
     """Whether a model trains and serves on a device, for a list of models.
 
     Returns:
         fits, method (lora or qlora, empty when neither fits), train_gib by method, serve_bits, serve_gib.
     """
-    place = _Place(device, Constraints(length=length, named=True), None)
+    place = Place(device, Constraints(length=length, named=True))
     if not facts.parameters:
         return {"fits": None, "method": "", "train_gib": {}, "serve_bits": 0, "serve_gib": 0.0}
-    wants = _wants(facts, place)
-    method = wants.method(place.room) or ""
-    bits = next((bits for bits, need in wants.serve.items() if need <= place.room), 0)
+    needs = wants(facts, place)
+    how, _ = needs.first(place.room, float("inf"))
+    bits = next((bits for (bits, _), need in needs.serve.items() if need <= place.room), 0)
     return {
-        "fits": bool(method and bits),
-        "method": method,
-        "train_gib": {name: round(wants.train(name) / GIB, 2) for name in wants.methods},
+        "fits": bool(how and bits),
+        "method": how.method if how else "",
+        "train_gib": {how.method: round(needs.train(how) / GIB, 2) for how in needs.ways},
         "serve_bits": bits,
-        "serve_gib": round(wants.serve[bits] / GIB, 2) if bits else 0.0,
+        "serve_gib": round(needs.serve[bits, 1] / GIB, 2) if bits else 0.0,
     }
 
 
-def _placed(one: Weighed, place: _Place) -> Candidate:
-    """Memory for training, memory for serving, time; and the points that squeezing costs."""
-    wants = one.known.get(place.key)
-    if wants is None:
-        wants = one.known[place.key] = _wants(one.facts, place)
+def best_of(
+    profile: TaskProfile, hardware: HardwareProfile, constraints: Constraints, models: Sequence[ModelFacts]
+) -> ModelFacts | None:
+    """The model that `recommend` puts first, without a word about it or the others; its arguments are the same."""
+    need = need_of(profile, constraints)
+    place = place_of(hardware, constraints, edge_box(profile) if need.edge else None)
+    best: tuple[tuple[float, bool, float, str], ModelFacts] | None = None
+    for one in weighed(need, models).possible:
+        if best is not None and -one.score > best[0][0]:
+            break
+        stands = _stands(one, place, _needs(one, place))
+        if not isinstance(stands, str):
+            rank = (-_score(one, stands, place)[0], *order(one.facts))
+            best = (rank, one.facts) if best is None or rank < best[0] else best
+    return best[1] if best else None
+
+
+class _Stand(NamedTuple):
+    """How a model is trained, and at how many bits, on how many devices, in how many bytes of each it is served."""
+
+    how: How
+    bits: int
+    devices: int
+    bytes: int
+
+
+def _needs(one: Weighed, place: Place) -> Wants:
+    found = one.known.get(place.key)
+    if found is None:
+        found = one.known[place.key] = wants(one.facts, place)
+    return found
+
+
+def _stands(one: Weighed, place: Place, needs: Wants) -> _Stand | str:
+    """How a model is trained and served here, or what is in its way: memory, length, serving, slow or a box's code."""
     room = place.room
-    method = wants.method(room)
-    if method is None:
-        # The weights alone say enough where they are too large; else the whole is told.
-        last = wants.methods[-1]
-        need = wants.weights(last) if wants.weights(last) > room else wants.train(last)
-        return _out(one, Reason.of("out_memory", need=_gib(need), room=_gib(room)))
-    longest = min(place.constraints.longest, one.facts.context or place.constraints.longest)
-    if longest > place.constraints.length and (need := wants.least(longest)) > room:
-        return _out(one, Reason.of("out_memory", need=_gib(need), room=_gib(room)))
-    bits, serve, why_not = _serving(one, place, wants)
-    if why_not is not None:
-        return _out(one, why_not)
-    seconds, limit = wants.seconds(method), place.seconds
-    if seconds > limit and not place.spared(one.facts):
-        return _out(one, Reason.of("out_slow", minutes=f"{seconds / 60:.0f}", most=f"{limit / 60:.0f}"))
-    score, parts = one.score, one.parts
+    how, soon = needs.first(room, place.seconds)
+    if how is None:
+        return "memory"
+    longest = _longest(one, place)
+    if longest > place.constraints.length and needs.least(longest) > room:
+        return "length"
+    served = _serving(one, place, needs)
+    if served is None:
+        return "serving"
+    if not soon and not place.spared(one.facts):
+        return "slow"
+    return _Stand(how, *served)
+
+
+def _score(one: Weighed, stands: _Stand, place: Place) -> tuple[float, tuple[Part, ...]]:
+    """The score, less what squeezing costs."""
     plain = 4 if place.box else 8 if place.device.kind == "cpu" else 16
-    if method != "lora" or bits < plain:
-        points = float(table("recommend")["points"]["squeezed"])
-        reason = Reason.of("squeezed_train" if method != "lora" else "squeezed_serve", bits=bits)
-        score, parts = round(score + points, 4), (*parts, Part("squeezed", points, reason))
+    if stands.how.method == "lora" and stands.bits >= plain:
+        return one.score, one.parts
+    points = float(table("recommend")["points"]["squeezed"])
+    code = "squeezed_train" if stands.how.method != "lora" else "squeezed_serve"
+    return round(one.score + points, 4), (*one.parts, Part("squeezed", points, Reason.of(code, bits=stands.bits)))
+
+
+def _placed(one: Weighed, place: Place) -> Candidate:
+    """Memory for training, memory for serving, time; and the points that squeezing costs."""
+    needs = _needs(one, place)
+    stands = _stands(one, place, needs)
+    if isinstance(stands, str):
+        return Candidate(facts=one.facts, score=one.score, parts=one.parts, why_not=_why_not(stands, one, place, needs))
+    how = stands.how
+    score, parts = _score(one, stands, place)
     return Candidate(
         facts=one.facts,
         score=score,
         parts=parts,
-        method=method,
-        serve_bits=bits,
-        train_bytes=wants.train(method),
-        serve_bytes=serve,
-        seconds=round(seconds, 1),
-        fetch_seconds=round(wants.fetch, 1),
-        start_seconds=round(wants.start, 1),
-        tokens_per_second=round(wants.rate(method), 1),
+        method=how.method,
+        devices=how.devices,
+        serve_bits=stands.bits,
+        serve_devices=stands.devices,
+        train_bytes=needs.train(how),
+        serve_bytes=stands.bytes,
+        seconds=round(needs.seconds(how), 1),
+        fetch_seconds=round(needs.fetch, 1),
+        start_seconds=round(needs.start, 1),
+        tokens_per_second=round(needs.rate(how), 1),
     )
 
 
-def _out(one: Weighed, why_not: Reason) -> Candidate:
-    return Candidate(facts=one.facts, score=one.score, parts=one.parts, why_not=why_not)
-
-
-def _serving(one: Weighed, place: _Place, wants: _Wants) -> tuple[int, int, Reason | None]:
-    """Bits and bytes at which it is served, or why it cannot be."""
+def _why_not(code: str, one: Weighed, place: Place, needs: Wants) -> Reason:
+    room, limit = place.room, place.seconds
+    if code == "memory":
+        return _too_large(needs.smallest(room), place)
+    if code == "length":
+        return _too_large(needs.least(_longest(one, place)), place)
+    if code == "slow":
+        return Reason.of("out_slow", minutes=f"{needs.soonest(room) / 60:.0f}", most=f"{limit / 60:.0f}")
     if place.box is not None:
-        return _edge(one.facts, place.box)
-    # 4 bits lose more than the next smaller model does: they are for the edge, and for a model that the user named.
-    offered = [bits for bits in wants.serve if bits > 4 or place.constraints.named]
-    for bits in offered:
-        if wants.serve[bits] <= place.room:
-            return bits, wants.serve[bits], None
-    return 0, 0, Reason.of("out_serving", need=_gib(wants.serve[offered[-1]]), room=_gib(place.room), bits=offered[-1])
+        return _edge(one.facts, place.box)[1] or Reason.of("out_size")
+    last = [key for key in needs.serve if _offered(key[0], place)][-1]
+    return Reason.of("out_serving", need=_gib(needs.serve[last]), room=_gib(room), bits=last[0])
 
 
-def _edge(facts: ModelFacts, box: EdgeBox) -> tuple[int, int, Reason | None]:
+def _longest(one: Weighed, place: Place) -> int:
+    return min(place.constraints.longest, one.facts.context or place.constraints.longest)
+
+
+def _too_large(need: float, place: Place) -> Reason:
+    if place.devices > 1:
+        return Reason.of("out_memory_each", need=_gib(need), room=_gib(place.room), devices=place.devices)
+    return Reason.of("out_memory", need=_gib(need), room=_gib(place.room))
+
+
+def _serving(one: Weighed, place: Place, needs: Wants) -> tuple[int, int, int] | None:
+    """Bits, devices and bytes of each at which it is served; None where it cannot be."""
+    if place.box is not None:
+        known = one.known.get(place.box.id) or one.known.setdefault(place.box.id, _edge(one.facts, place.box))
+        need, why_not = known
+        return None if why_not else (4, 1, need)
+    for (bits, devices), need in needs.serve.items():
+        if need <= place.room and _offered(bits, place):
+            return bits, devices, need
+    return None
+
+
+def _offered(bits: int, place: Place) -> bool:
+    """4 bits lose more than the next smaller model does: they are for the edge, and for a model that the user named."""
+    return bits > 4 or place.constraints.named
+
+
+def _edge(facts: ModelFacts, box: EdgeBox) -> tuple[int, Reason | None]:
     rules, length = table("recommend")["edge"], int(table("recommend")["serving"]["context"])
     need = serving_memory(shape_of(facts), length=length, quant=SERVED[4], device="cpu").total_bytes
     room = box.memory_bytes * box.usable
     if need > room:
-        return 4, need, Reason.of("out_edge_memory", need=_gib(need), room=_gib(room), box=box.id)
+        return need, Reason.of("out_edge_memory", need=_gib(need), room=_gib(room), box=box.id)
     read = (facts.active or facts.parameters) * BYTES_A_WEIGHT[SERVED[4]]
     speed = box.bandwidth * 1e9 * float(rules["efficiency"]) / read
     if speed < float(rules["tokens_per_second"]):
-        return 4, need, Reason.of("out_edge_slow", speed=f"{speed:.1f}", least=rules["tokens_per_second"], box=box.id)
-    return 4, need, None
-
-
-def _wants(facts: ModelFacts, place: _Place) -> _Wants:
-    device, shape, rules = place.device, shape_of(facts), table("recommend")
-    precision = "bfloat16" if device.bf16 else "float32" if device.kind == "cpu" else "float16"
-    length, cuda = place.constraints.length, device.kind == "cuda"
-    settings = MemorySettings(
-        length=length, device=device.kind, card=device.name, precision=precision, expandable_segments=cuda
-    )
-    # bitsandbytes' 4 bits train on NVIDIA cards; elsewhere LoRA at full precision is what there is.
-    methods: tuple[Method, ...] = ("lora", "qlora") if cuda else ("lora",)
-    serving = rules["serving"]
-    serve = {
-        bits: serving_memory(
-            shape,
-            length=int(serving["context"]),
-            concurrency=int(serving["parallel"]),
-            quant=SERVED[bits],
-            device=device.kind,
-        ).total_bytes
-        for bits in ((8, 4) if device.kind == "cpu" else (16, 8, 4))
-    }
-    fetch = 0.0 if facts.packaged or facts.path else facts.parameters * BYTES_ON_DISK / DOWNLOAD_RATE
-    margins = place.constraints.margins
-    return _Wants(shape, settings, device, methods, serve, fetch, start_seconds(shape, device), margins)
+        return need, Reason.of("out_edge_slow", speed=f"{speed:.1f}", least=rules["tokens_per_second"], box=box.id)
+    return need, None
 
 
 def _gib(amount: float) -> str:

@@ -46,41 +46,36 @@ def rungs_for(inputs: Inputs, times: Schedule, row_tokens: float, rate: float, b
         row_tokens: of a training row. rate: tokens a second.
     """
     rules = table("rules")["rungs"]
-    factor, overhead = int(rules["factor"]), times.start_seconds + times.answer_seconds
-    updates = int(rules["least_updates"])
+    fixed = inputs.task.options.keys() & {"epochs", "trial_tokens", "final_tokens"}
+    shares = [float(share) for share in rules["beyond" if times.promote and not fixed else "within"]]
+    overhead, updates = times.start_seconds + times.answer_seconds, int(rules["least_updates"])
+    shortest = times.trial_tokens * shares[0]
     levels, why = 1, "few"
     if times.trials >= int(rules["least_trials"]):
-        shortest = times.trial_tokens / factor
         if shortest / row_tokens / times.batch < updates:
             why = "short"
         elif overhead > float(rules["overhead_share"]) * shortest / rate:
             why = "overhead"
         else:
-            levels, why = 2, "yes"
-            again = shortest / factor
-            room = again / row_tokens / times.batch >= updates
-            if room and overhead <= float(rules["overhead_share"]) * again / rate and times.trials >= factor**2:
-                levels = 3
-    named = {"trials": times.trials, "least": int(rules["least_trials"]), "updates": updates, "factor": factor}
-    words = book.say(f"rungs.{why}", seconds=f"{overhead:.0f}", **named)
+            levels, why = len(shares), "yes"
+    named = {"trials": times.trials, "least": int(rules["least_trials"]), "updates": updates}
+    words = book.say(f"rungs.{why}", seconds=f"{overhead:.0f}", last=f"{shares[-1]:.2g}", **named)
     levels = int(book.add("rungs", levels, words, levers=("task.budget.trials", "task.budget.hours")))
-    levels = max(1, min(levels, 4))
-    if levels == 1:
+    if levels <= 1:
         return ()
-    return tuple(max(1, int(times.trial_tokens / factor**n)) for n in reversed(range(levels)))
+    return tuple(max(1, round(times.trial_tokens * share)) for share in shares[:levels])
 
 
 def search_seconds(times: Schedule, rungs: tuple[int, ...], rate: float, lanes: int) -> float:
-    """Seconds of the search: every trial at the first rung, a third of them at each further one.
+    """Seconds of the search: every trial at the first rung, and as if one of them went on to the last.
 
     A continued trial repeats the cool-down of the rung before, a fifth of it.
     """
     overhead = times.start_seconds + times.answer_seconds
     if not rungs:
         return math.ceil(times.trials / lanes) * (overhead + times.trial_tokens / rate)
-    factor = int(table("rules")["rungs"]["factor"])
-    total, waiting, before = 0.0, times.trials, 0.0
+    total, before, waves = 0.0, 0.0, math.ceil(times.trials / lanes)
     for tokens in rungs:
-        total += math.ceil(waiting / lanes) * (overhead + (tokens - 0.8 * before) / rate)
-        waiting, before = max(1, math.ceil(waiting / factor)), float(tokens)
+        total += waves * (overhead + (tokens - 0.8 * before) / rate)
+        before, waves = float(tokens), 1
     return total

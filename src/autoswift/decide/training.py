@@ -172,7 +172,13 @@ def flags_of(way: Way) -> dict[str, str]:
     """Further arguments of the trainer: the device's, or how Megatron divides the devices."""
     if way.layout is not None:  # its own trainer, which knows none of the device's
         return way.layout.flags()
-    return {k: v for k, v in way.profile.swift_flags().items() if k not in SETTLED}
+    flags = {k: v for k, v in way.profile.swift_flags().items() if k not in SETTLED}
+    if way.fit.grouped:
+        flags["group_by_length"] = "true"
+    if way.fit.method == "qlora" and way.fit.devices > 1:
+        # FSDP and ZeRO-3 divide only tensors of one float type: packed weights are laid into that.
+        flags["bnb_4bit_quant_storage"] = way.room.precision
+    return flags
 
 
 def _checkpointing_why(way: Way) -> str:

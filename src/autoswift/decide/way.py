@@ -12,6 +12,8 @@ from autoswift.decide.kept import Kept
 from autoswift.decide.megatron import NAME as MEGATRON
 from autoswift.decide.megatron import with_megatron
 from autoswift.decide.nofit import does_not_fit
+from autoswift.decide.padding import padded_length
+from autoswift.decide.place import alike_of
 from autoswift.decide.schedule import Lengths, batch_for
 from autoswift.domain.decision import Evidence
 from autoswift.domain.plan import Method, ModelChoice
@@ -25,14 +27,24 @@ from autoswift.tables import explain, table
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 
 
-def precision_of(profile: DeviceProfile, book: Book) -> str:
-    """The number format that the products are computed in."""
+def precision_of(profile: DeviceProfile, family: str, book: Book) -> str:
+    """The number format that the products are computed in; a warning where the model's own has a wider range.
+
+    Args:
+        profile: of the device. family: of the model's shape.
+    """
+    narrow = profile.precision == "float16" and family in table("rules")["precision"]["bfloat16_trained"]
+    warned = [
+        book.fact("trained_in", "bfloat16", book.say("precision.overflow", family=family)),
+        book.fact("adapter_precision", "float32", book.say("precision.remedy")),
+    ]
     return str(
         book.add(
             "precision",
             profile.precision,
             _reason(profile, "precision", book),
-            evidence=[book.fact("device", profile.name, profile.name)],
+            evidence=[book.fact("device", profile.name, profile.name), *(warned if narrow else ())],
+            alternatives=[("float32", book.say("precision.not_float32"))] if narrow else (),
             levers=("hardware.devices.0.bf16", "hardware.devices.0.kind"),
         )
     )
@@ -50,31 +62,23 @@ def _reason(profile: DeviceProfile, setting: str, book: Book) -> str:
     return why.sentence(book.language) if why else ""
 
 
-def room_of(inputs: Inputs, profile: DeviceProfile, book: Book) -> Room:
-    """What of the machine a training may use."""
+def room_of(inputs: Inputs, profile: DeviceProfile, family: str, book: Book) -> Room:
+    """What of the machine a training of a model of that family may use."""
     device = inputs.hardware.device
-    precision, attention = precision_of(profile, book), attention_of(profile, book)
+    precision, attention = precision_of(profile, family, book), attention_of(profile, book)
     share = float(table("rules")["memory"]["share_cpu" if inputs.on_cpu else "share"])
-    alike = [d for d in inputs.hardware.devices if (d.kind, d.name) == (device.kind, device.name)]
-    many = len(alike) if device.kind == "cuda" else 1
-    free = min(d.free_bytes for d in alike[:many])
+    alike, link = alike_of(inputs.hardware)
+    free = min(one.free_bytes for one in alike)
     return Room(
         device=device,
         bytes=int(free * share),
-        devices=many,
-        link=_link(inputs, many),
+        devices=len(alike),
+        link=link,
         liger=profile.liger,
         attention=attention,
         precision=precision,
         optimizer=profile.optimizer,
     )
-
-
-def _link(inputs: Inputs, devices: int) -> str:
-    """The slowest way between two of the devices."""
-    order = ("host", "p2p", "nvlink")
-    links = {k: v for k, v in inputs.hardware.links.items() if all(int(n) < devices for n in k.split("-"))}
-    return min(links.values(), key=order.index) if links else "host"
 
 
 def need_of(inputs: Inputs, length: Lengths, longest: int) -> Need:
@@ -92,6 +96,7 @@ def need_of(inputs: Inputs, length: Lengths, longest: int) -> Need:
         micro=micro if isinstance(micro, int) and micro > 0 else 0,
         gradient_checkpointing=_yes_or_no(inputs, "gradient_checkpointing"),
         liger=_yes_or_no(inputs, "use_liger_kernel"),
+        grouped=_yes_or_no(inputs, "group_by_length"),
         sharding=str(inputs.task.options["sharding"]) if "sharding" in inputs.task.options else None,
     )
 
@@ -132,7 +137,8 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
     """
     device = inputs.hardware.device
     profile = _profile(inputs.hardware)
-    room = room_of(inputs, profile, book)
+    shape = shape_of(model)
+    room = room_of(inputs, profile, shape.family, book)
     quantized = device.kind == "cuda" and "bnb-nf4" in profile.quantization
     fixed = inputs.task.options
     wanted = str(fixed.get("method", ""))
@@ -140,7 +146,6 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
         raise InputError(*explain("decide.method", method=wanted))
     offered: tuple[Method, ...] = ("lora", "qlora") if quantized else ("lora",)
     methods = (wanted,) if wanted in METHODS else offered
-    shape = shape_of(model)
     room = replace(room, margins=_factors(inputs, shape))
     # Megatron shares what would otherwise be shared by FSDP, and packs no weights into 4 bits.
     asks_megatron = need.sharding == MEGATRON
@@ -172,7 +177,8 @@ def settle_fit(inputs: Inputs, model: ModelChoice, need: Need, book: Book) -> Wa
         source="formula",
     )
     _say_liger(best, room, book)
-    _say_sharing(best, room, book, not_megatron)
+    _say_grouping(best, room, need, book)
+    _say_sharing(best, found, room, book, not_megatron)
     tried = _say_memory_probe(room, book)
     rest = tuple(found[1:])
     return Way(fit=best, room=room, need=need, others=rest, profile=profile, layout=layout, memory_probe=tried)
@@ -245,17 +251,38 @@ def _say_liger(best: Fit, room: Room, book: Book) -> None:
         book.add("use_liger_kernel", best.liger, why, source="formula")
 
 
-def _say_sharing(best: Fit, room: Room, book: Book, not_megatron: str) -> None:
+def _say_grouping(best: Fit, room: Room, need: Need, book: Book) -> None:
+    """Where a pass on a device holds several rows: whether rows of like length go together."""
+    if need.grouped is None and (best.micro_batch <= 1 or room.device.kind == "cpu"):
+        return
+    random, sorted_ = (
+        padded_length(need.rows, best.micro_batch, need.length, grouped=grouped) for grouped in (False, True)
+    )
+    words = {"mean": f"{need.rows.mean:.0f}", "random": f"{random:.0f}", "sorted": f"{sorted_:.0f}"}
+    book.add(
+        "group_by_length",
+        best.grouped,
+        book.say("grouping.on" if best.grouped else "grouping.off", **words),
+        evidence=[book.fact("padded_tokens", round(random, 1), book.say("grouping.padded", **words))],
+        alternatives=[(not best.grouped, book.say("grouping.not_off" if best.grouped else "grouping.not_on"))],
+        levers=("tokens.rows.max",),
+        source="formula",
+    )
+
+
+def _say_sharing(best: Fit, found: Sequence[Fit], room: Room, book: Book, not_megatron: str) -> None:
     """With several devices: whether one training takes them all, and how."""
     if room.devices < 2:
         return
     because = "alone" if best.devices == 1 else "together" if best.sharding != MEGATRON else MEGATRON
-    others = [("fsdp", "not_fsdp")] if best.devices == 1 else [("none", "not_none")]
+    alone = any(one.devices == 1 for one in found)
+    others = [("fsdp", "not_fsdp")] if best.devices == 1 else [("none", "none_4_bit" if alone else "not_none")]
+    because = "together_16" if because == "together" and alone else because
     others += [("fsdp", "fsdp_not_megatron")] if because == MEGATRON else []
     book.add(
         "sharding",
         str(best.sharding),
-        book.say(f"sharding.{because}", devices=room.devices),
+        book.say(f"sharding.{because}", devices=room.devices if best.devices == 1 else best.devices),
         alternatives=[
             *((value, book.say(f"sharding.{why}")) for value, why in others),
             *([(MEGATRON, not_megatron)] if not_megatron else []),

@@ -124,6 +124,21 @@ def moments(recipe: Recipe, shape: ModelShape, rows: int, length: int, rank: int
 @lru_cache(maxsize=2048)
 def _moments(key: str, shape: ModelShape, rows: int, length: int, rank: int) -> tuple[Moment, ...]:
     """As `moments`, of a traced recipe; a search among many settings asks for the same again and again."""
+    names, table = _indexed(key)
+    known = _products(names, shape, rows, length, rank)
+    found = []
+    for base, layer, late in table:
+        sums = [0.0, 0.0, 0.0]
+        for part, factor, name in base:
+            sums[part] += factor * known[name]
+        for part, factor, name in layer:
+            sums[part] += shape.layers * factor * known[name]
+        found.append(Moment(sums[0], sums[1], sums[2], late))
+    return tuple(found)
+
+
+def _products(names: list[str], shape: ModelShape, rows: int, length: int, rank: int) -> list[float]:
+    """The terms' values."""
     sizes = {
         "B": float(rows),
         "T": float(length),
@@ -136,17 +151,7 @@ def _moments(key: str, shape: ModelShape, rows: int, length: int, rank: int) -> 
         "r": float(rank),
         "c": float(loss_slice(shape, rows * length)),
     }
-    names, table = _indexed(key)
-    known = [math.prod([sizes[letter] for letter in name]) for name in names]
-    found = []
-    for base, layer, late in table:
-        sums = [0.0, 0.0, 0.0]
-        for part, factor, name in base:
-            sums[part] += factor * known[name]
-        for part, factor, name in layer:
-            sums[part] += shape.layers * factor * known[name]
-        found.append(Moment(sums[0], sums[1], sums[2], late))
-    return tuple(found)
+    return [math.prod([sizes[letter] for letter in name]) for name in names]
 
 
 Indexed = list[tuple[int, float, int]]
@@ -169,13 +174,9 @@ def _indexed(key: str) -> tuple[list[str], list[tuple[Indexed, Indexed, bool]]]:
 
 def layer_bytes(recipe: Recipe, shape: ModelShape, rows: int, length: int, rank: int) -> float:
     """Activations that one layer keeps when nothing is computed again."""
-    return _layer_bytes(replace(recipe, checkpointing=False), replace(shape, layers=1), rows, length, rank)
-
-
-@lru_cache(maxsize=2048)
-def _layer_bytes(kept: Recipe, one: ModelShape, rows: int, length: int, rank: int) -> float:
-    shallow, deep = (moments(kept, shape, rows, length, rank) for shape in (one, replace(one, layers=2)))
-    return max(more.activations - less.activations for less, more in zip(shallow, deep, strict=True))
+    names, table = _indexed(nearest(replace(recipe, checkpointing=False))[0])
+    known = _products(names, shape, rows, length, rank)
+    return max(sum(factor * known[name] for part, factor, name in layer if part == 0) for _, layer, _ in table)
 
 
 def loss_slice(shape: ModelShape, tokens: int) -> int:

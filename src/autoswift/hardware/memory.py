@@ -132,7 +132,8 @@ def peak_memory(shape: ModelShape, method: Method, settings: MemorySettings) -> 
     top = max(found, key=lambda one: one.total)
     layer = layer_bytes(recipe, shape, settings.micro_batch, settings.length, settings.rank)
     # What is reserved is never given back while there is room: its peak may be another moment's.
-    reserved = max(one.total + _holes(shape, method, settings, one, (gradients, layer)) for one in found)
+    holes = [_holes(shape, method, settings, (gradients, layer), logits=logits) for logits in (False, True)]
+    reserved = max(one.total + holes[one.logits > 0] for one in found)
     if method == "full":
         if top.logits > 0:
             reserved += float(_slack(settings)["freed"]) * max(gradients - top.activations, 0.0)
@@ -279,7 +280,7 @@ def _kind(settings: MemorySettings) -> str:
 
 
 def _holes(
-    shape: ModelShape, method: Method, settings: MemorySettings, moment: Moment, sizes: tuple[float, float]
+    shape: ModelShape, method: Method, settings: MemorySettings, sizes: tuple[float, float], *, logits: bool
 ) -> float:
     """Bytes that the allocator keeps at most beside what is alive at a moment.
 
@@ -290,14 +291,14 @@ def _holes(
     together. Besides, about a layer's activations are in pieces. tables/memory.yaml says where the shares come from.
 
     Args:
-        sizes: bytes of all gradients, and of what a layer keeps.
+        sizes: bytes of all gradients, and of what a layer keeps. logits: the moment has them.
     """
     facts, (gradients, layer) = _slack(settings), sizes
     fused = settings.liger or settings.fused_loss
     holes = float(facts["gib"]) * GIB + float(facts["layer_mib"]) * 2**20 * shape.layers
-    logits = settings.width * settings.tokens * shape.vocabulary if moment.logits > 0 and not fused else 0
-    holes += max(float(a) * logits + float(b) * layer for a, b in facts[method][_kind(settings)])
-    if method == "qlora" and not logits:
+    words = settings.width * settings.tokens * shape.vocabulary if logits and not fused else 0
+    holes += max(float(a) * words + float(b) * layer for a, b in facts[method][_kind(settings)])
+    if method == "qlora" and not words:
         holes += float(facts["unpacked"]) * 2 * shape.hidden * shape.active_intermediate
     return holes + float(facts["trained" if method == "full" else "adapter"]) * gradients
 
@@ -339,9 +340,10 @@ def _estimate(
     peak = sum(parts.values())
     facts = table("memory")["reserved"]
     if settings.device == "cpu":
-        bounds = facts["cpu"]
+        bounds, own, base = facts["cpu"], parts["weights"], float(facts["cpu"]["gib"]) * GIB
         low, reserved, high = (
-            int(peak * float(bounds[name]) + float(bounds["gib"]) * GIB) for name in ("low", "middle", "high")
+            int(min(own + float(bounds[name]) * (peak - own), float(bounds["most"]) * peak) + base)
+            for name in ("low", "middle", "high")
         )
         context, least = 0, low
     else:

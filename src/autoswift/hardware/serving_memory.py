@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from autoswift.hardware.memory import INT8_BYTES, NF4_BYTES
@@ -47,6 +48,7 @@ def serving_memory(
     quant: str = "none",
     cache_width: float = 2.0,
     device: str = "cuda",
+    devices: int = 1,
 ) -> ServingEstimate:
     """Weights, the cache of keys and values, and the workspace of a forward pass.
 
@@ -57,6 +59,8 @@ def serving_memory(
         quant: none, fp8, int8, int4 (GPTQ, AWQ), nf4, q8_0, q4_k_m.
         cache_width: bytes of a cached number.
         device: cuda, npu, mps or cpu.
+        devices: that share it, each with a part of every layer (tensor parallel) or a part of the layers; what counts
+            is one of them, with the largest part.
 
     Raises:
         KeyError: when the quantization is not known.
@@ -68,6 +72,12 @@ def serving_memory(
     prefill = min(PREFILL, length * concurrency)
     # A layer's widest moment (both halves of the gated map, its product, residual stream) and the sampled logits.
     workspace = prefill * (3 * shape.active_intermediate + 4 * shape.hidden) * 2 + concurrency * shape.vocabulary * 8
+    if devices > 1:
+        # Layers are whole, and the embedding or the output projection lies beside some. A head's keys stay together.
+        most, outer = math.ceil(shape.layers / devices) / shape.layers, shape.embedding / shape.parameters
+        weights *= min(1.0, max(0.0, 1 - outer * (1 if shape.tied else 2)) * most + outer)
+        per_token *= max(most, 1 / shape.kv_heads)
     context = 0.0 if device == "cpu" else float(table("memory")["context_gib"]) * 2**30
+    context += float(table("memory")["communication_gib"]) * 2**30 if devices > 1 else 0.0
     parts = {"weights": weights, "cache": per_token * length * concurrency, "workspace": workspace, "context": context}
     return ServingEstimate(parts={k: int(v) for k, v in parts.items()}, cache_per_token=int(per_token))

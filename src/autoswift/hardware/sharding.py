@@ -67,3 +67,9 @@ def shards_of(shape: ModelShape, kind: str, devices: int, *, trained: int, adapt
         buffers=float(min(bucket, 4.0 * shape.hidden**2)),
         gathered=gathered,
     )
+
+
+def counts(devices: int) -> tuple[int, ...]:
+    """Numbers of devices that one training may take of so many: powers of two, and all."""
+    powers = [2**n for n in range(devices.bit_length()) if 2**n <= devices]
+    return tuple(sorted({*powers, max(devices, 1)}))

@@ -12,6 +12,7 @@ the largest 4 %. They are counts of bytes and operations, so another card enters
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -169,6 +170,38 @@ def step_time(shape: ModelShape, device: Device, settings: StepSettings) -> Step
     parts = {name: value * settings.accumulation for name, value in (parts | {"launch": launch}).items()}
     parts |= {"optimizer": optimizer, "communication": traffic}
     return StepTime(seconds=seconds, parts=parts, bound=bound, tokens=total, busy=busy)
+
+
+def mean_step_seconds(shape: ModelShape, device: Device, settings: StepSettings, lengths: Sequence[float]) -> float:
+    """Seconds of a step on average, whose rows have these lengths in turn: as the mean of `step_time` for each.
+
+    The parts are polynomials of the length (attention its square, the floor and the unpacking none of it), so one
+    count serves all.
+    """
+    if device.tflops <= 0:
+        return 0.0
+    longest = max(1, round(max(lengths)))
+    whole = step_time(shape, device, replace(settings, length=longest))
+    if device.kind == "cpu" or settings.attention == "eager":  # eager scores are moved, too
+        each = [step_time(shape, device, replace(settings, length=max(1, round(one)))).seconds for one in lengths]
+        return sum(each) / len(each)
+    parts = {name: whole.parts[name] / settings.accumulation for name in _PASS}
+    fixed = parts["floor"] + parts["unpacking"]
+    linear = parts["products"] + parts["memory"] + parts["loss"]
+    launch = whole.parts["launch"] / settings.accumulation
+    traffic, hidden = whole.parts["communication"], HIDDEN_SHARE[settings.sharding]
+    seconds = 0.0
+    for length in lengths:
+        share = max(1, round(length)) / longest
+        one = max(fixed + linear * share + parts["attention"] * share * share, launch)
+        exposed = max(0.0, traffic - hidden * one) if settings.gpus > 1 else 0.0
+        seconds += one * settings.accumulation + exposed
+    seconds = seconds / len(lengths) + whole.parts["optimizer"]
+    return seconds / JITTER if settings.gpus > 1 else seconds
+
+
+_PASS = ("products", "attention", "memory", "loss", "unpacking", "floor")
+"""Parts of a forward and backward pass on a device."""
 
 
 def operations_per_token(shape: ModelShape, settings: StepSettings) -> float:
