@@ -116,7 +116,7 @@ def pick(
     return Pick(parameters=rows[index], gain=float(np.max(gain * np.where(fresh, 1.0, 0.0))))
 
 
-NEW = 0.05
+NEW = 0.15
 """Nearer than this to a trial that was made (6 % in learning rate), a configuration teaches nothing."""
 
 

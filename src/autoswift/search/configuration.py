@@ -30,11 +30,15 @@ def split_batch(effective: int, largest_micro: int) -> tuple[int, int]:
 
 
 def settings_in_force(plan: Plan, trial: Trial) -> dict[str, Any]:
-    """Every setting of one attempt, by the field's standard name."""
+    """Every setting of one attempt, by the field's standard name.
+
+    Of the overrides `micro_batch_limit` is none itself: it bounds the micro-batch, whatever the trial's batch is.
+    """
     training, chosen = plan.training, trial.parameters
     batch = int(chosen.get("effective_batch_size", training.effective_batch_size))
     # Devices that share a training each take their part of the batch, at least a row.
-    micro, accumulation = split_batch(math.ceil(batch / training.devices), training.per_device_train_batch_size)
+    largest = min(training.per_device_train_batch_size, int(trial.overrides.get("micro_batch_limit", batch)))
+    micro, accumulation = split_batch(math.ceil(batch / training.devices), largest)
     rank = int(chosen.get("lora_rank", training.lora_rank))
     settings: dict[str, Any] = {
         "method": training.method,
@@ -60,8 +64,9 @@ def settings_in_force(plan: Plan, trial: Trial) -> dict[str, Any]:
         "flags": dict(training.flags),
         "max_steps": max(1, math.ceil(trial.tokens / plan.search.tokens_per_row / batch)),
         "seed": plan.seed,
+        "generation_batch_size": plan.evaluation.generation_batch_size,
     }
     if len(plan.search.rungs) > 1:
         # One schedule that does not punish short trials: a constant rate, and a cool-down wherever a rung ends.
         settings |= {"lr_scheduler_type": "warmup_stable_decay", "stable_steps": stable_steps(settings["max_steps"])}
-    return settings | trial.overrides
+    return settings | {name: value for name, value in trial.overrides.items() if name != "micro_batch_limit"}

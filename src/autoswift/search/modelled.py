@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoswift.recover.remedies import by_rate
 from autoswift.search.acquire import Pick, belief_of, pick
+from autoswift.search.objectives import blended
 from autoswift.search.seeds import draw_seed
 from autoswift.search.space import Space, coordinates
 from autoswift.search.surrogate import LARGEST, Observations
@@ -27,8 +29,11 @@ def propose(search: Search, number: int) -> Pick | None:
     rows = _rows(search)
     if not rows:
         return None
+    if len(plan.search.objectives) > 1:
+        rows = blended(plan, number, rows, _latencies(search))
     seen = _observations(space, rows)
-    failed = [search.proposals[n].parameters for n, o in sorted(search.outcomes.items()) if o.status == "failed"]
+    ended = sorted(search.outcomes.items())  # an out-of-memory says nothing of the rates near it
+    failed = [search.proposals[n].parameters for n, o in ended if o.status == "failed" and by_rate(o.symptom)]
     pending = [p.parameters for n, p in sorted(search.proposals.items()) if n not in search.outcomes and n != number]
     best = max(rows, key=lambda row: (-row[1], row[2]))[0]
     rng = np.random.default_rng(draw_seed(plan.seed, number))
@@ -46,7 +51,7 @@ PAID = 0.02
 
 def worth(search: Search) -> float:
     """The gain below which another trial is not worth its cost, in units of the metric."""
-    rows = [row for row in _rows(search) if row[1] == 0.0]
+    rows = [row for row in _rows(search) if row[1] <= 0.0]
     if not rows:
         return 0.0
     values = [row[2] for row in rows]
@@ -57,17 +62,29 @@ def worth(search: Search) -> float:
 
 def _rows(search: Search) -> list[tuple[dict[str, Any], float, float, float]]:
     """(parameters, shortfall, value, noise) of every rung that ended, by trial number; the best and newest if many."""
-    full = max(search.rungs)
+    full = best_length(search)
     found = []
     for number, at in search.results(search.chosen(LARGEST)).items():
         for rung, value in sorted(at.items()):
             outcome = search.at[number][rung]
             short = math.log(full / rung)
             if outcome.status == "pruned" and outcome.tokens:
-                short = math.log(max(1.0, full / outcome.tokens))
+                short = math.log(full / outcome.tokens)
             noise = float(outcome.metrics.get(f"{search.plan.search.metric}_stderr") or 0.0)
             found.append((search.proposals[number].parameters, short, value, noise if len(search.rungs) < 2 else 0.0))
     return found
+
+
+def best_length(search: Search) -> int:
+    """Tokens of the best model so far: at this length configurations are compared."""
+    reached = [(value, rung) for at in search.results(search.at).values() for rung, value in at.items()]
+    return max(reached, default=(0.0, max(search.rungs)))[1]
+
+
+def _latencies(search: Search) -> list[float | None]:
+    """Seconds an answer, of the same rungs in the same order."""
+    results = search.results(search.chosen(LARGEST))
+    return [search.at[n][rung].metrics.get("latency_seconds") for n, at in results.items() for rung in sorted(at)]
 
 
 def _observations(space: Space, rows: list[tuple[dict[str, Any], float, float, float]]) -> Observations:

@@ -1,8 +1,8 @@
-"""Short trials first: which of them are continued, and whether short trials can be believed at all.
+"""Short trials first: which of them go further, and whether short trials can be believed at all.
 
-Asynchronous successive halving (Li et al. 2020): of the trials that ended at a rung the best third goes on to the next.
-It rests on short trials ranking like long ones, which is measured here on the trials that were continued; where they
-do not, halving is switched off and new trials run in full.
+Each trial begins short. The best at its length goes on to the next one while that helps, from before its rate fell, so
+that one training answers for every number of passes. It rests on short trials ranking like long ones, which is measured
+here on the trials that went on; where they do not, new trials run in full.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-ETA = 3
-"""Of so many trials at a rung one goes on: the usual factor (Li et al. 2020 use 4, Hyperband 3)."""
 AGREEMENT = 0.6
 """Rank correlation between rungs below which halving is off: at 0.6 the best of nine by the short rung is among the
 best three of the long one in 73 of 100 cases, by chance in 33 (20,000 draws of normal values)."""
@@ -48,23 +46,38 @@ def agreement(results: Results, rungs: Sequence[int]) -> float:
     return lowest
 
 
-def promotion(results: Results, rungs: Sequence[int], started: Mapping[int, int], more: bool) -> tuple[int, int] | None:
-    """The trial to continue next and up to how many tokens, or None.
+def climb(results: Results, rungs: Sequence[int], started: Mapping[int, int]) -> tuple[int, int] | None:
+    """The trial to take a step further and up to how many tokens, or None: the best at its length, while length helps.
+
+    Depth first: a good model is there early, and each later trial is measured against the best one's own curve at the
+    same length, so that a worse one costs the shortest rung alone. A step is not taken where the trial's own last one
+    made it worse (more passes overfit), nor where it helped none of those that took it and had gained more before.
 
     Args:
-        results: of trials that ended at a rung, by number.
-        rungs: tokens, ascending.
-        started: the highest rung that each trial was started for, and so is not to be started again.
-        more: whether further new trials may come; once they may not, the best third of each rung goes on, at least one.
+        results: of trials that ended at a rung, by number. rungs: tokens, ascending.
+        started: the highest rung that each trial was started for.
     """
-    for low, high in reversed(list(itertools.pairwise(rungs))):
-        ended = {n: at[low] for n, at in results.items() if low in at}
-        allowed = len(ended) // ETA if more else max(1, math.ceil(len(ended) / ETA)) if ended else 0
-        ranked = sorted(ended, key=lambda n: (-ended[n], n))[:allowed]
-        for number in ranked:
-            if started.get(number, 0) < high:
-                return number, high
+    best = {rung: max((at[rung] for at in results.values() if rung in at), default=-math.inf) for rung in rungs}
+    steps = dict(itertools.pairwise(rungs))
+    newest = {number: max(at) for number, at in results.items() if at}
+    for number in sorted(newest, key=lambda n: (-results[n][newest[n]], n)):
+        here, at = newest[number], results[number]
+        there = steps.get(here)
+        if there is None or started.get(number, 0) >= there or at[here] < best[here]:
+            continue
+        if any(at[rung] >= at[here] for rung in at if rung < here):
+            continue
+        tried = [one for one in results.values() if here in one and there in one]
+        vain = [_brought(one, here) for one in tried if one[there] <= one[here]]
+        if not vain or len(vain) < len(tried) or _brought(at, here) > max(vain):
+            return number, there
     return None
+
+
+def _brought(at: Mapping[int, float], here: int) -> float:
+    """What the step to `here` gained; of the first one its value, which tells as much among trials at one length."""
+    before = [rung for rung in at if rung < here]
+    return at[here] - (at[max(before)] if before else 0.0)
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autoswift.domain.plan import Plan, StartPoint
@@ -18,7 +18,8 @@ from autoswift.domain.trial import Outcome, Proposal
 from autoswift.knowledge.portfolio import trusted
 from autoswift.search.history import TrialHistory
 from autoswift.search.modelled import propose, worth
-from autoswift.search.rungs import AGREEMENT, agreement, promotion
+from autoswift.search.objectives import choose
+from autoswift.search.rungs import AGREEMENT, agreement, climb
 from autoswift.search.start import start_points
 from autoswift.search.stopping import Curves
 from autoswift.search.tpe import sample
@@ -26,6 +27,9 @@ from autoswift.search.tpe import sample
 MODEL_TRIALS = 100
 """Up to here a Gaussian process proposes, beyond it TPE: by then both are at the noise of the metric, and a history is
 cut to this many trials so that a proposal takes as long at the ten-thousandth trial as at the hundredth."""
+
+COMPARED = 2
+"""Short trials before the better one goes further: one alone may be far off, more cost what the step would."""
 
 BEFORE_WORTH = 8
 """Trials before the gain is asked for: a process fitted to fewer is sure of things that it cannot know."""
@@ -75,7 +79,7 @@ class Search:
         if "loss" not in metrics:
             return "go"
         fraction = float(metrics.get("tokens") or 0.0) / max(1, self.started.get(trial, self.rungs[-1]))
-        reason = self.curves.tell(trial, step, metrics["loss"], fraction)
+        reason = self.curves.tell(trial, step, metrics, fraction)
         if reason:
             self.why[trial] = reason
         return "stop" if reason else "go"
@@ -87,10 +91,10 @@ class Search:
 
     def done(self, trial: int, outcome: Outcome) -> None:
         """Takes the end of a trial, or of one rung of it."""
-        self.outcomes[trial] = outcome
         self._measured = self._measured or outcome.metrics.get(self.plan.search.metric) is not None
         rung = outcome.rung or self.started.get(trial, self.rungs[-1])
         self.at.setdefault(trial, {})[rung] = outcome
+        self.outcomes[trial] = standing(list(self.at[trial].values()), self.plan)
         nll = outcome.metrics.get("nll")
         if outcome.status == "finished" and nll is not None:
             self.curves.ended(trial, nll)
@@ -110,8 +114,9 @@ class Search:
         return "gain" if self._not_worth() else None
 
     def best(self) -> int | None:
-        """The number of the best finished trial: by the metric, ties by the lower negative log-likelihood."""
-        return best_of(self.outcomes, self.plan.search.metric)
+        """The number of the trial to take: of several objectives by `choose`, else the best by `best_of`."""
+        choice = choose(self.plan, self.outcomes, {n: p.parameters for n, p in self.proposals.items()})
+        return choice.number if choice else best_of(self.outcomes, self.plan.search.metric, any_length(self.plan))
 
     def chosen(self, most: int) -> list[int]:
         """At most so many trials that a model is told of, ascending: the newest, and the best of those before."""
@@ -146,8 +151,9 @@ class Search:
     def _next_rung(self) -> tuple[int, int] | None:
         if len(self.rungs) < 2:
             return None
-        more = len(self.proposals) < self.plan.search.trials
-        return promotion(self._finished(), self.rungs, self.started, more)
+        if len(self.proposals) < min(COMPARED, self.plan.search.trials):
+            return None
+        return climb(self._finished(), self.rungs, self.started)
 
     def _continued(self) -> Proposal | None:
         found = self._next_rung()
@@ -211,11 +217,14 @@ class Search:
 
     def _start(self, number: int) -> StartPoint | None:
         """The start point of trial `number`: memory leads by one trial, and goes on only when it did not lose."""
-        points = start_points(self.plan, self.prior())
-        if number > len(points):
-            return None
-        one = points[number - 1]
-        return None if one.origin == "knowledge" and not self.memory_trusted(number - 1) else one
+        prior = self.prior()
+        made = [p.parameters for n, p in self.proposals.items() if n < number]
+        for one in start_points(self.plan, prior):
+            if prior | one.parameters in made:
+                continue
+            if one.origin != "knowledge" or self.memory_trusted(number - 1):
+                return one
+        return None
 
     def memory_trusted(self, before: int) -> bool:
         """Whether memory's first trial did not lose to the plan's own guess beyond noise, among trials up to `before`.
@@ -248,6 +257,8 @@ class Search:
     def _not_worth(self) -> bool:
         """Whether the next trial is expected to gain less than it costs; asked only when none is running."""
         number = len(self.proposals) + 1
+        if len(self.plan.search.objectives) > 1:
+            return False  # a gain of several objectives has no unit that a cost could be held against
         if not self.plan.search.space or len(self.outcomes) < BEFORE_WORTH or self._start(number) is not None:
             return False
         if number > MODEL_TRIALS:
@@ -264,18 +275,32 @@ class Search:
         return sample(self, number)
 
 
-def best_of(outcomes: Mapping[int, Outcome], metric: str) -> int | None:
+def any_length(plan: Plan) -> bool:
+    """Whether trials of different lengths are compared as they are: the best has gone on for as long as it helped."""
+    return len(plan.search.rungs) > 1
+
+
+def standing(ended: Sequence[Outcome], plan: Plan) -> Outcome:
+    """What a trial counts as: its last length, or an earlier one where going on did it no good."""
+    good = [o for o in ended if o.status == "finished" and o.artifact is not None and o.metrics.get("nll") is not None]
+    if not good or not any_length(plan):
+        return ended[-1]
+    return min(good, key=lambda o: float(o.metrics["nll"] or 0.0))
+
+
+def best_of(outcomes: Mapping[int, Outcome], metric: str, any_length: bool = False) -> int | None:
     """The best finished trial of several: by the metric, ties by the lower negative log-likelihood.
 
     Values within one standard error of the best one are a tie (the one-standard-error rule of Breiman et al. 1984):
     on 16 answers the metric of two equal models differs by that much, while the likelihood of several hundred tokens
     tells them apart. A trial whose answers the deadline cut off has no metric: it ranks behind all that have one, by
     its likelihood, then by its last training loss, so that a short budget still ends with a model. Trials that were
-    trained longer than others go before them: what a short one reaches is not what it would be worth in full.
+    trained longer than others go before them, unless `any_length`: what a short one reaches is not what it would be
+    worth in full.
     """
     usable = {n: o.metrics for n, o in outcomes.items() if o.status == "finished" and o.artifact is not None}
     longest = max((outcomes[n].rung for n in usable), default=0)
-    usable = {n: m for n, m in usable.items() if outcomes[n].rung == longest}
+    usable = {n: m for n, m in usable.items() if any_length or outcomes[n].rung == longest}
     measured = {n: float(v) for n, m in usable.items() if (v := m.get(metric)) is not None}
     if measured:
         top = max(measured, key=lambda n: measured[n])

@@ -29,17 +29,25 @@ def start_points(plan: Plan, prior: Mapping[str, Any]) -> list[StartPoint]:
         gaps = [math.dist(here, space.encode(dict(prior) | kept.parameters)) for kept in found]
         if not gaps or min(gaps) >= SAME:
             found.append(one)
-    return found
+    small = [one for one in _smallest(plan, prior) if all(one.parameters != kept.parameters for kept in found)]
+    place = len([p for p in wanted if p in found])  # after what is known, before what is guessed
+    return [*found[:place], *small, *found[place:]]
 
 
 def _portfolio(plan: Plan, prior: Mapping[str, Any], space: Space) -> list[StartPoint]:
     if "learning_rate" not in plan.search.space:
         return []
-    factors = [float(f) for f in table("rules")["portfolio"]["learning_rate"]]
-    return [
-        StartPoint(
-            parameters=dict(prior) | space.clip({"learning_rate": float(prior["learning_rate"]) * factor}),
-            origin="prior",
-        )
-        for factor in factors
-    ]
+    multiples = table("rules")["portfolio"]["short" if len(plan.search.rungs) > 1 else "full"]
+    made = []
+    for one in multiples:
+        moved = {name: float(prior[name]) * float(factor) for name, factor in one.items() if name in plan.search.space}
+        made.append(StartPoint(parameters=dict(prior) | space.clip(moved), origin="prior"))
+    return made
+
+
+def _smallest(plan: Plan, prior: Mapping[str, Any]) -> list[StartPoint]:
+    """Where the adapter's size counts: the plan's guess with the smallest rank, that end of the front."""
+    ranks = plan.search.space.get("lora_rank", {}).get("choices")
+    if "size" not in plan.search.objectives or not ranks:
+        return []
+    return [StartPoint(parameters=dict(prior) | {"lora_rank": min(ranks)}, origin="prior")]

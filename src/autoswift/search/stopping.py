@@ -6,11 +6,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 
+from autoswift.recover.detect import Finding, Watch
 from autoswift.search.rungs import rank_correlation
-
-DIVERGED = 1.5
-"""A smoothed loss above this multiple of its first value is divergence: at step 0 an adapter is the base model, so
-training that works never stays half again above where it began."""
 
 SMOOTHING = 0.7
 """Weight of the past in the smoothed loss: about three steps of memory, short against the shortest trial (8 steps)."""
@@ -35,43 +32,66 @@ smoothed loss."""
 
 
 class Curves:
-    """The smoothed training losses of all trials.
+    """The training metrics of all trials as they come in.
 
-    `tell` takes a trial's loss and says why to stop it: `nan`, `divergence`, `pruned`, or an empty text.
+    `tell` takes a trial's report and says why to stop it: the name of a symptom (`nan`, `divergence`, …), `pruned`, or
+    an empty text.
     """
 
     def __init__(self) -> None:
-        self._first: dict[int, float] = {}
+        self._watches: dict[int, tuple[Watch, int]] = {}
+        self._found: dict[int, Finding] = {}
+        self._warned: dict[int, list[Finding]] = {}
         self._smooth: dict[int, float] = {}
         self._points: dict[int, list[tuple[float, float]]] = {}
         self._ended: dict[int, float] = {}
 
-    def tell(self, trial: int, step: int, loss: float | None, fraction: float) -> str:
+    def tell(self, trial: int, step: int, metrics: Mapping[str, float | None], fraction: float) -> str:
         """Takes one report.
 
         Args:
             trial: its number. step: of it, from 1.
-            loss: None where it was not a finite number.
+            metrics: `loss`, and where known `grad_norm`, `learning_rate`; None is not a finite number.
             fraction: of the trial's tokens that it has seen.
         """
-        if loss is None or not math.isfinite(loss):
-            return "nan"
-        first = self._first.setdefault(trial, loss)
+        if trial in self._found:
+            return self._found[trial].symptom
+        watch, last = self._watches.get(trial, (None, 0))
+        if watch is None or step <= last:  # another attempt, which may go on from a checkpoint
+            watch = Watch(continued=step > 1)
+        self._watches[trial] = (watch, step)
+        for finding in watch.take(step, metrics):
+            if finding.fatal:
+                self._found.setdefault(trial, finding)
+            else:
+                self._warned.setdefault(trial, []).append(finding)
+        if trial in self._found:
+            return self._found[trial].symptom
+        loss = metrics["loss"]
+        if loss is None:
+            return ""
         smooth = SMOOTHING * self._smooth.get(trial, loss) + (1 - SMOOTHING) * loss
         self._smooth[trial] = smooth
         self._points.setdefault(trial, []).append((fraction, smooth))
-        if step > 3 and smooth > DIVERGED * first:
-            return "divergence"
         return "pruned" if self._hopeless(trial, fraction, smooth) else ""
+
+    def found(self, trial: int) -> Finding | None:
+        """What broke a trial, or None."""
+        return self._found.get(trial)
+
+    def warned(self, trial: int) -> list[Finding]:
+        """What was odd in a trial's stream since the last call."""
+        return self._warned.pop(trial, [])
 
     def restarted(self, trial: int) -> None:
         """Forgets the curve of an earlier attempt, or of a trial that failed."""
-        for kept in (self._first, self._smooth, self._points):
+        for kept in (self._watches, self._found, self._warned, self._smooth, self._points):
             kept.pop(trial, None)
 
     def ended(self, trial: int, value: float) -> None:
         """Takes the final value of a trial that ran to its end; lower is better (a negative log-likelihood)."""
         self._ended[trial] = value
+        self._watches.pop(trial, None)
         while len(self._ended) > NEWEST:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
