@@ -16,7 +16,7 @@ from autoswift import __version__
 from autoswift.domain.budget import Budget
 from autoswift.domain.plan import Plan
 from autoswift.domain.task import Language, Target, Task
-from autoswift.errors import AutoSwiftError, BudgetExhausted, DiskFull, InputError, Vetoed
+from autoswift.errors import AutoSwiftError, BudgetExhausted, DiskError, InputError, Vetoed
 from autoswift.hardware.money import money_terms
 from autoswift.run import record as records
 from autoswift.run.clock import RunClock, seconds_spent
@@ -161,8 +161,9 @@ def _carry_out(record: RunRecord, ask: tuple[Confirm | None, Choose | None], lis
 
 
 def _end(record: RunRecord, context: RunContext, state: str, **fields: Any) -> None:
-    """Writes how it ended; on a full disk that may fail too, and the first error is the one to show."""
-    with contextlib.suppress(DiskFull):
+    """Writes how it ended. On a bad disk that fails too: raised after a good end alone, else the first error is shown."""
+    unfinished = state == "interrupted" or "error" in fields
+    with contextlib.suppress(*([DiskError] if unfinished else [])):
         context.journal.event("done", state=state, **fields)
         record.update(state=state, error=fields.get("error"))
 
@@ -326,6 +327,7 @@ class AutoSwift:
         test, validation: the user's own sets. redact: personal data is masked.
         knowledge: what earlier runs taught bears on the plan.
         probe: so many of the best models are trained a few steps before one is taken.
+        allow_truncate: rows may be cut shorter when nothing else makes a training fit.
     """
 
     def __init__(  # noqa: PLR0913 - the options of a run
@@ -348,6 +350,7 @@ class AutoSwift:
         redact: bool = False,
         knowledge: bool = True,
         probe: int = 0,
+        allow_truncate: bool = False,
     ) -> None:
         self._budget, self._money = Budget(trials=trials, hours=hours, device_seconds=device_seconds), (money, price)
         self._model = str(model) if model is not None else None
@@ -360,6 +363,7 @@ class AutoSwift:
             "redact": redact,
             "knowledge": knowledge,
             "probe": probe,
+            "allow_truncate": allow_truncate,
         }
 
     def task(self, sentence: str, data: str | Path | None = None, columns: dict[str, str] | None = None) -> Task:

@@ -5,13 +5,15 @@ AutoSwiftError                 what, why, fix; exit code; transient or terminal
 │   ├── DataError              2  a data file, by file and line
 │   ├── ModelError             2  a model folder or name
 │   ├── EnvironmentMissing     2  the training environment is not there
-│   ├── DiskFull               2  no room left where the run writes
+│   ├── DiskError              2  the disk fails or is read-only where the run writes
+│   │   └── DiskFull           2  no room left there
 │   ├── RunNotFound            2  no such run, or the prefix fits several
 │   └── RunLocked              2  another process works on this run
 ├── BudgetExhausted            3  nothing usable within the budget
 ├── Vetoed                     3  the user did not accept the plan
 ├── StageFailed                4  a stage failed for good
-│   └── PostCheckFailed        4  an artefact is there but it is not what it should be
+│   ├── PostCheckFailed        4  an artefact is there but it is not what it should be
+│   └── ModelTooLarge          4  no configuration of the model fits the memory; a smaller one may
 ├── ChildFailed                4  a child process ended badly (transient when it was killed)
 └── HubUnreachable             4  transient: the hub did not answer
 """
@@ -71,7 +73,11 @@ class EnvironmentMissing(InputError):
     """The training environment is not there."""
 
 
-class DiskFull(InputError):
+class DiskError(InputError):
+    """The disk fails, or may not be written, where the run writes."""
+
+
+class DiskFull(DiskError):
     """No room left where the run writes."""
 
 
@@ -101,6 +107,10 @@ class StageFailed(AutoSwiftError):
 
 class PostCheckFailed(StageFailed):
     """An artefact is there, but it is not what it should be."""
+
+
+class ModelTooLarge(StageFailed):
+    """No configuration of the model fits the memory; a smaller one may."""
 
 
 class ChildFailed(AutoSwiftError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoswift.catalog.datasets import DatasetHubs
+from autoswift.decide.replan import keep_revision
 from autoswift.decide.stages import (
     fetch_stage,
     hardware_stage,
@@ -24,11 +25,13 @@ from autoswift.engines.peaks import remember_peaks
 from autoswift.engines.probes import probed
 from autoswift.engines.stages import search_stage, train_stage
 from autoswift.engines.worker import ModelWorker
+from autoswift.errors import ModelTooLarge
 from autoswift.evaluate.metrics import score_answers
 from autoswift.evaluate.stage import evaluate_stage, proven_worse
 from autoswift.export.gguf import export_stage
 from autoswift.export.merge import merge_stage
 from autoswift.knowledge.learn import learn_stage
+from autoswift.recover.smaller import in_force, smaller_plan
 from autoswift.report.stage import headline, report_stage
 from autoswift.run.context import RunContext
 from autoswift.run.places import train_python
@@ -124,9 +127,20 @@ class Pipeline:
         return answer
 
     def _search(self, first: Plan) -> Plan:
-        """probe models → fetch & verify → recount → trace and probe the memory → search → train."""
+        """probe models, then the way to a trained one; with a smaller one when the chosen has no way left to fit."""
+        plan = in_force(self.record.plans(), probed(self.context, self.steps, first))
+        while True:
+            try:
+                return self._trained(plan)
+            except ModelTooLarge as exc:
+                inputs = stored_inputs(self.context, *profiles_of(self.record))
+                newest = self.record.plans()[-1]
+                spent = len({line["trial"] for line in self.context.journal.trials()})
+                plan = keep_revision(self.context, smaller_plan(inputs, newest, exc, trials=spent), newest)
+
+    def _trained(self, first: Plan) -> Plan:
+        """fetch & verify → recount → trace and probe the memory → search → train."""
         context = self.context
-        first = probed(context, self.steps, first)
         inputs = stored_inputs(context, *profiles_of(self.record))
         device = inputs.hardware.device
         fetched = self.steps.run("fetch", {"model": first.model}, lambda: fetch_stage(context, first))
@@ -142,12 +156,11 @@ class Pipeline:
             "search", self.steps.after("recount"), lambda: search_stage(context, plan, device, score)
         )
         remember_peaks(context, plan, device)
-        newest = self.record.plans()[-1]
-        rate = float(found.value["measured_tokens_per_second"])
-        plan = newest if newest.revision > plan.revision else remeasured(context, plan, rate)
+        # Recovery may have revised the plan in the search, and does so in the final training.
+        plan = remeasured(context, self.record.plans()[-1], float(found.value["measured_tokens_per_second"]))
         self.steps.run("train", self.steps.after("search"), lambda: train_stage(context, plan, device, score))
         remember_peaks(context, plan, device)
-        return plan
+        return self.record.plans()[-1]
 
     def _prove(self, plan: Plan, worker: ModelWorker) -> None:
         """merge → evaluate."""

@@ -14,6 +14,7 @@ from autoswift.domain.profile import Device
 from autoswift.domain.trial import Trial
 from autoswift.engines.context import EngineContext
 from autoswift.engines.curves import CurveTable
+from autoswift.engines.packed.engine import PackedEngine
 from autoswift.engines.simulated import SimulatedEngine, TableLandscape
 from autoswift.engines.stages import last_answer
 from autoswift.engines.swift import SwiftEngine
@@ -55,8 +56,27 @@ class TestSimulatedOnTheRealClock(TestSimulated):
         return SimulatedEngine(tmp_path, time_scale=1e-3)
 
 
+def on_tiny(folder: Path) -> EngineContext:
+    """A run folder with the tiny model, 40 rows to train on and 2 to answer."""
+    rows = [r for r in json.loads(EXAMPLE.read_text(encoding="utf-8")) if all(m["content"] for m in r["messages"])]
+    rows = [{"messages": r["messages"]} for r in rows if r["messages"][-1]["role"] == "assistant"]
+    for name, part in (("train", rows[:40]), ("validation", rows[40:42])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in part), encoding="utf-8")
+    return EngineContext(
+        folder=folder,
+        model=tiny_model(),
+        python=Path(sys.executable),
+        train=folder / "train.jsonl",
+        validation=folder / "validation.jsonl",
+        references=tuple(last_answer(r) for r in rows[40:42]),
+        score=lambda answers, references: score_answers("chrf", answers, references),
+    )
+
+
 @pytest.mark.e2e
 class TestSwift(TrainEngineContract):
+    """A process a trial."""
+
     @pytest.fixture
     def plan(self) -> Plan:
         plan = make_plan(tokens_per_row=200.0)
@@ -67,20 +87,7 @@ class TestSwift(TrainEngineContract):
 
     @pytest.fixture
     def engine(self, tmp_path: Path) -> SwiftEngine:
-        rows = [r for r in json.loads(EXAMPLE.read_text(encoding="utf-8")) if all(m["content"] for m in r["messages"])]
-        rows = [{"messages": r["messages"]} for r in rows if r["messages"][-1]["role"] == "assistant"]
-        for name, part in (("train", rows[:40]), ("validation", rows[40:42])):
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in part), encoding="utf-8")
-        context = EngineContext(
-            folder=tmp_path,
-            model=tiny_model(),
-            python=Path(sys.executable),
-            train=tmp_path / "train.jsonl",
-            validation=tmp_path / "validation.jsonl",
-            references=tuple(last_answer(r) for r in rows[40:42]),
-            score=lambda answers, references: score_answers("chrf", answers, references),
-        )
-        return SwiftEngine(context)
+        return SwiftEngine(on_tiny(tmp_path))
 
     @pytest.mark.slow
     def test_a_continued_trial_is_the_longer_trial(self, engine: SwiftEngine, plan: Plan) -> None:
@@ -109,3 +116,12 @@ class TestSwift(TrainEngineContract):
         assert min(curves[1]) > min(curves[2]) == 1
         assert max(curves[1]) == max(curves[2])
         assert curves[1] == pytest.approx({step: curves[2][step] for step in curves[1]}, abs=1e-5)
+
+
+@pytest.mark.slow
+class TestPacked(TestSwift):
+    """The same trials in the resident worker; tests/unit/test_packed_session.py has the quick ones."""
+
+    @pytest.fixture
+    def engine(self, tmp_path: Path) -> PackedEngine:  # type: ignore[override]
+        return PackedEngine(on_tiny(tmp_path))

@@ -111,11 +111,11 @@ class Continues:
         return "trials" if self.asked == 2 else None
 
 
-def test_a_continued_trial_pays_only_for_what_it_adds(table: CurveTable) -> None:
+def test_a_continued_trial_pays_for_what_it_adds_and_for_the_cool_down_that_it_repeats(table: CurveTable) -> None:
     one = meter(table)
     searcher = Continues()
     drive(searcher, one)
-    assert one.spent == pytest.approx(one.ground.seconds(one.ground.guess(), 24576))
+    assert one.spent == pytest.approx(one.ground.seconds(one.ground.guess(), 24576 + 0.2 * 8192))
     assert len(one.charges) == 2
     assert one.trials == 1
     assert [t[2] for t in searcher.told] == sorted(t[2] for t in searcher.told)

@@ -37,7 +37,7 @@ from autoswift.understand.sourced import SETTINGS
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [("README.md", "README.zh.md")] + [
     (f"docs/en/{name}.md", f"docs/zh/{name}.md")
-    for name in ("usage", "how-it-decides", "architecture", "many-devices", "plans")
+    for name in ("usage", "how-it-decides", "architecture", "many-devices", "plans", "packed", "faults", "evaluation")
 ]
 BOTH = [name for pair in PAIRS for name in pair]
 DOCS = [*BOTH, "design/LOG.md"]
@@ -259,7 +259,7 @@ def test_numbers_of_the_rules_stand_in_the_documents() -> None:
     rules = table("rules")
     told = [f"{USEFUL_TOKENS:,}", f"{rules['tokens']['cpu_cap']:,}", f"{rules['length']['largest']:,}", f"{DIVERGED:g}"]
     told += [f"{e:g}" for e in rules["learning_rate"]["exponent"].values()] + [str(MAX_ATTEMPTS)]
-    told += [f"{f:g}" for f in rules["portfolio"]["learning_rate"][1:]]
+    told += [f"{one['learning_rate']:g}" for kind in ("full", "short") for one in rules["portfolio"][kind][1:]]
     told += [f"{rules['memory'][share] * 100:.0f}" for share in ("share", "share_cpu")] + [f"{len(catalog()):,}"]
     weights, source = table("recommend"), table("sourcing")
     told += [f"{weights['points'][one]:g}".replace("-", "−") for one in ("language_missing", "squeezed", "thinks")]

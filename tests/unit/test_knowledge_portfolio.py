@@ -14,7 +14,7 @@ from knowledge_runs import SPACE, TASK, fingerprints, remembered, rows, trial, t
 
 from autoswift.domain.plan import StartPoint
 from autoswift.knowledge.evidence import Remembered, judged, thinned
-from autoswift.knowledge.portfolio import advise, rate_prior, trusted
+from autoswift.knowledge.portfolio import advise, trusted
 
 HERE = {"learning_rate": 2e-4, "effective_batch_size": 16}
 
@@ -23,13 +23,17 @@ def start_points(*known: Any, **asked: Any) -> tuple[StartPoint, ...]:
     return advise(*known, **asked).points
 
 
+def rate_prior(*memory: Remembered) -> tuple[float, float, float]:
+    return advise(TASK, SPACE, HERE, memory).rate
+
+
 def points(*memory: Remembered, **more: Any) -> tuple[StartPoint, ...]:
     return start_points(TASK, SPACE, HERE, memory, **more)
 
 
 def test_without_memory_there_is_no_advice() -> None:
     assert points() == ()
-    assert rate_prior(TASK, ()) == (0.0, 0.0, 0.0)
+    assert rate_prior() == (0.0, 0.0, 0.0)
 
 
 def test_what_did_best_on_the_same_task_comes_first() -> None:
@@ -135,13 +139,13 @@ def test_what_is_fixed_is_not_touched() -> None:
 
 
 def test_the_numeric_prior_is_the_middle_of_what_did_best() -> None:
-    centre, spread, weight = rate_prior(TASK, [remembered("a", trials(2.0)), remembered("b", trials(2.0))])
+    centre, spread, weight = rate_prior(*[remembered("a", trials(2.0)), remembered("b", trials(2.0))])
     assert math.exp(centre) == pytest.approx(2.0, rel=0.1)
     assert 0.25 < spread < 0.6
     assert 1.5 < weight <= 2.0
-    far_apart = rate_prior(TASK, [remembered("a", trials(3.0)), remembered("b", trials(0.35))])
+    far_apart = rate_prior(*[remembered("a", trials(3.0)), remembered("b", trials(0.35))])
     assert far_apart[1] > 2 * spread
-    assert rate_prior(TASK, [remembered("a", [replace(r, stderr=20.0) for r in trials(2.0)])])[2] == 0.0
+    assert rate_prior(*[remembered("a", [replace(r, stderr=20.0) for r in trials(2.0)])])[2] == 0.0
 
 
 def test_many_trials_are_thinned_to_those_that_say_most() -> None:
@@ -225,8 +229,8 @@ def test_points_lie_in_the_space_and_one_at_most_before_the_plans_own(
     mixed = list(memory)
     shuffler.shuffle(mixed)
     assert start_points(TASK, space, prior, mixed, trials=count) == found
-    assert rate_prior(TASK, mixed) == rate_prior(TASK, memory)
-    centre, spread, weight = rate_prior(TASK, memory)
+    assert rate_prior(*mixed) == rate_prior(*memory)
+    centre, spread, weight = rate_prior(*memory)
     assert abs(centre) <= math.log(20) + 1e-3
     assert 0.0 <= spread < 50
     assert 0.0 <= weight <= len(memory)

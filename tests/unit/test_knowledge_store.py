@@ -300,3 +300,46 @@ def test_only_words_counts_and_settings_have_a_place() -> None:
     }  # fmt: skip
     long = max((word for word in body_of(entry("a")).split('"') if word.isalpha()), key=len)
     assert len(long) < 20
+
+
+def test_damaged_rows_are_put_aside_when_the_database_is_next_written_to(autoswift_home: Path) -> None:
+    path = autoswift_home / "knowledge.db"
+    for name in ("good", "edited"):
+        record(entry(name))
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE entries SET body = replace(body, '31.25', '99.25') WHERE run_id = 'edited'")
+    raw.close()
+    assert read().damaged == ("edited",), "told where it is read"
+    record(entry("next"))
+    assert read().damaged == ()
+    assert sorted(one.run_id for one in all_entries()) == ["good", "next"]
+    with sqlite3.connect(path) as raw:
+        kept = raw.execute("SELECT run_id, row FROM damaged").fetchall()
+    raw.close()
+    assert [(run, "99.25" in row) for run, row in kept] == [("edited", True)], "kept for who wants to look"
+    assert forget("edited"), "and forgotten with the rest"
+    assert b"99.25" not in path.read_bytes()
+
+
+def test_damaged_rows_of_the_first_version_outlive_its_table(autoswift_home: Path) -> None:
+    path = autoswift_home / "knowledge.db"
+    shutil.copy(OLD, path)
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE runs SET trials = 'x' WHERE goal = 'chat'")
+    raw.close()
+    record(entry("new"))
+    assert "runs" not in _names(path)
+    with sqlite3.connect(path) as raw:
+        kept = [run for (run,) in raw.execute("SELECT run_id FROM damaged")]
+    raw.close()
+    assert kept == ["20260901-101500-a1b2"]
+
+
+def test_a_row_that_its_columns_hide_is_told_of(autoswift_home: Path) -> None:
+    """Planning asks for one goal: a row whose column was hit must not just be missing."""
+    record(entry("a"))
+    with sqlite3.connect(autoswift_home / "knowledge.db") as raw:
+        raw.execute("UPDATE entries SET goal = 'chaT'")
+    raw.close()
+    assert read("chat", "text").damaged == ("a",)
+    assert read("classification").damaged == ()

@@ -26,16 +26,20 @@ from autoswift.decide.stages import check_plug_ins
 from autoswift.domain.plan import Plan
 from autoswift.domain.profile import Device
 from autoswift.domain.trial import Trial
+from autoswift.engines.curves import TINY, CurveTable
+from autoswift.engines.simulated import Landscape, SimulatedEngine, TableLandscape
 from autoswift.errors import EnvironmentMissing, InputError, StageFailed
 from autoswift.run.files import dumps, write_atomic
 from autoswift.run.journal import RunJournal
 from autoswift.run.plugins import load
 from autoswift.run.process import Child, is_same_process, reap
+from autoswift.search.configuration import settings_in_force
 from autoswift.search.executors import ray_cluster, ray_session
 from autoswift.search.executors.kuberay import ClusterShape, manifests
 from autoswift.search.executors.ray import RayExecutor, recipe
 from autoswift.search.executors.ray_cluster import Lost, Nodes, Placed, Result, needs, own_token, start
 from autoswift.search.executors.ray_session import AGENT, RaySession
+from autoswift.search.history import rebuild
 from unit.paced_engine import PacedEngine, context
 from unit.plans import make_plan
 
@@ -278,6 +282,58 @@ def test_an_attempt_that_never_ends_is_given_up_after_its_deadline(session: RayS
     (event,) = session.events(0.0)
     assert (event.kind, event.symptom) == ("failed", "hang")
     assert driver.told[-1] == {"do": "kill", "number": 1, "attempt": 1}
+
+
+def test_waiting_for_a_node_costs_no_device(
+    session: RaySession, driver: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(ray_session.time, "monotonic", lambda: now)
+    session.submit(trial())
+    now = 130.0
+    assert session.queued_seconds(1) == 30.0
+    driver.messages.append(Placed(kind="placed", number=1, attempt=1, node="n"))
+    session.events(0.0)
+    now = 200.0
+    assert session.queued_seconds(1) == 30.0
+    driver.messages.append(Lost(kind="lost", number=1, attempt=1, node_lost=True, error="gone"))
+    session.events(0.0)
+    assert session.queued_seconds(1) == 30.0, "it is asked for when the end is counted"
+    rows = [{"event": "proposed", "trial": 1, "time": 0.0, "parameters": {}, "origin": "prior"}]
+    rows.append({"event": "started", "trial": 1, "time": 1.0, "attempt": 1, "queued": True})
+    assert rebuild(rows)[1].begun == 0.0
+    rows += [row | {"time": 31.0} for row in RunJournal(tmp_path).trials() if row["event"] == "placed"]
+    for row in rows:
+        row.pop("ticks", None)
+    assert rebuild(rows)[1].begun == 31.0
+
+
+def test_the_simulated_engine_is_made_again_elsewhere(tmp_path: Path) -> None:
+    land = Landscape(best_rate=2e-3, faults=((1, 1, "device_out_of_memory"),))
+    table = TableLandscape(table=CurveTable.load(TINY), corpus="code", seed=1)
+    for ground in (land, table):
+        engine = SimulatedEngine(tmp_path, ground, time_scale=0.5)
+        told = json.loads(dumps(recipe(engine, make_plan())))
+        again = SimulatedEngine(**told["arguments"])
+        assert (again.folder, again.time_scale) == (tmp_path, 0.5)
+        settings = settings_in_force(make_plan(), trial())
+        assert again.landscape.nll(settings, 2000) == engine.landscape.nll(settings, 2000)
+        assert again.landscape.faults == ground.faults
+
+
+@pytest.mark.timeout(120)
+def test_an_agent_runs_the_simulated_engine(tmp_path: Path) -> None:
+    engine = SimulatedEngine(tmp_path, Landscape(best_rate=2e-3))
+    made = {"engine": recipe(engine, make_plan()), "paths": sys.path, "plan": make_plan(), "device": CPU}
+    spec = tmp_path / "spec.json"
+    write_atomic(spec, dumps(made | {"trial": trial(), "checkpoint": None, "stop_file": tmp_path / "stop"}))
+    done = subprocess.run(
+        [sys.executable, "-P", str(AGENT), str(spec)], capture_output=True, text=True, timeout=100, check=True
+    )
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["kind"] == "finished"
+    expected = engine.landscape.nll(settings_in_force(make_plan(), trial()), 4000)
+    assert last["metrics"]["nll"] == pytest.approx(expected)
 
 
 def test_capacity_follows_the_living_nodes(session: RaySession, driver: FakeDriver, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autoswift.cli import doctor, fit, inspect, knowledge, kuberay, models, run, runs, serve
+from autoswift.cli import compare, doctor, evaluate, fit, inspect, knowledge, kuberay, models, run, runs, serve
 from autoswift.cli.options import Group
 
 app = typer.Typer(
@@ -42,5 +42,5 @@ def root(
     """Only declares the global options for the help; `options.Group` takes them wherever they stand."""
 
 
-for module in (run, serve, inspect, fit, models, knowledge, runs, kuberay, doctor):
+for module in (run, serve, inspect, fit, models, knowledge, runs, evaluate, compare, kuberay, doctor):
     module.register(app)

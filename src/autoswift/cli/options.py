@@ -209,15 +209,19 @@ def typed(value: str) -> str | int | float | bool:
 
 
 def fixed_settings(
-    items: list[str] | None, executor: str | None = None, ray_address: str | None = None
+    items: list[str] | None,
+    executor: str | None = None,
+    ray_address: str | None = None,
+    objectives: str | None = None,
 ) -> dict[str, str | int | float | bool]:
-    """`--set name=value`, `--executor` and `--ray-address` as settings.
+    """`--set name=value`, `--executor`, `--ray-address` and `--objectives` as settings.
 
     Raises:
         InputError: when a cluster's address is given to an executor that has none.
     """
     found = {name: typed(value) for name, value in pairs(items or [], "--set").items()}
-    found |= {n: v for n, v in (("executor", executor), ("ray_address", ray_address)) if v is not None}
+    named = {"executor": executor, "ray_address": ray_address, "objectives": objectives}
+    found |= {name: value for name, value in named.items() if value is not None}
     if "ray_address" in found and found.get("executor", "ray") != "ray":
         raise InputError(say("ray_local", executor=found["executor"]), "", say("ray_local_fix"))
     return found

@@ -71,6 +71,8 @@ NoKnowledge = Annotated[bool, typer.Option("--no-knowledge", help="cli.opt.no_kn
 Fixed = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="cli.opt.set")]
 Executor = Annotated[str | None, typer.Option("--executor", metavar="NAME", help="cli.opt.executor")]
 RayAddress = Annotated[str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="cli.opt.ray_address")]
+Objectives = Annotated[str | None, typer.Option("--objectives", metavar="LIST", help="cli.opt.objectives")]
+AllowTruncate = Annotated[bool, typer.Option("--allow-truncate", help="cli.opt.allow_truncate")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="cli.opt.out")]
 
 
@@ -100,6 +102,8 @@ def run(  # noqa: PLR0913 - one parameter an option
     fixed: Fixed = None,
     no_knowledge: NoKnowledge = False,
     probe: Probe = 0,
+    objectives: Objectives = None,
+    allow_truncate: AllowTruncate = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -118,8 +122,9 @@ def run(  # noqa: PLR0913 - one parameter an option
             "--budget-money": budget_money,
             "--price": price,
         },
-        more={"target": target, "seed": seed, "full": full, "redact": redact}
-        | {"options": fixed_settings(fixed, executor, ray_address), "knowledge": not no_knowledge, "probe": probe},
+        more={"target": target, "seed": seed, "full": full, "redact": redact, "allow_truncate": allow_truncate}
+        | {"options": fixed_settings(fixed, executor, ray_address, objectives)}
+        | {"knowledge": not no_knowledge, "probe": probe},
     )
     _need_consent(yes)
     _need_environment(yes)
@@ -174,6 +179,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     fixed: Fixed = None,
     no_knowledge: NoKnowledge = False,
     probe: Probe = 0,
+    objectives: Objectives = None,
+    allow_truncate: AllowTruncate = False,
     assume: Annotated[list[str] | None, typer.Option("--assume", metavar="FACT=VALUE", help="cli.opt.assume")] = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -193,8 +200,9 @@ def plan(  # noqa: PLR0913 - one parameter an option
             "--budget-money": budget_money,
             "--price": price,
         },
-        more={"target": target, "seed": seed, "full": full, "redact": redact}
-        | {"options": fixed_settings(fixed, executor, ray_address), "knowledge": not no_knowledge, "probe": probe},
+        more={"target": target, "seed": seed, "full": full, "redact": redact, "allow_truncate": allow_truncate}
+        | {"options": fixed_settings(fixed, executor, ray_address, objectives)}
+        | {"knowledge": not no_knowledge, "probe": probe},
     )
     from autoswift.cli.output import console, print_json
 
@@ -379,7 +387,7 @@ def _run_of_this_process(begin: float) -> RunRecord | None:
     from autoswift.run.record import all_runs
 
     for record in all_runs():
-        if float(record.state().get("created", 0)) < begin - 1:
+        if record.created < begin - 1:
             break
         if any(row.get("pid") == os.getpid() for row in record.journal.events() if row.get("kind") == "session"):
             return record

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoswift.cli.options import current, say
+from autoswift.errors import InputError
 from autoswift.report import words
 from autoswift.report.history import TrialHistory, fold
 
@@ -252,10 +253,13 @@ def _headline(result: dict[str, Any], language: str) -> Text:
 
 
 def run_row(record: RunRecord) -> dict[str, Any]:
-    """One run in `list --json`."""
+    """One run in `list --json`; of one whose run.json is damaged, that."""
     from autoswift.run.lock import is_owned
 
-    state = record.state()
+    try:
+        state = record.state()
+    except InputError:
+        state = {"id": record.id, "state": "damaged"}
     result = state.get("result") or {}
     active = is_owned(record.folder)
     shown = state.get("state", "new")
@@ -305,6 +309,8 @@ def run_view(record: RunRecord, *, verbose: bool) -> RenderableType:
     if trials:
         best = (record.value("search") or {}).get("best")
         parts += ["", trials_table(trials, plan.search.metric if plan else None, best)]
+        if weighed := (record.value("search") or {}).get("front"):
+            parts.append(foreign(front_line(weighed), "dim"))
     error = record.state().get("error")
     if error:
         parts += [
@@ -322,6 +328,13 @@ def run_view(record: RunRecord, *, verbose: bool) -> RenderableType:
     if deployed:
         parts.append(Text.assemble((say("result.serving") + "  ", "dim"), say(f"serve.{deployed['state']}")))
     return Group(*parts)
+
+
+def front_line(value: dict[str, Any]) -> str:
+    """What a search of several objectives weighed, which trials no other beats, and which was taken."""
+    names = [words.named_by(f"report.word.objective.{n}", n, current.language) for n in value["objectives"]]
+    on = ", ".join(f"#{row['trial']}" for row in value["trials"] if row["front"])
+    return say("front.title", objectives=", ".join(names), front=on, taken=f"#{value['taken']}")
 
 
 def stage_states(events: Sequence[dict[str, Any]]) -> dict[str, tuple[str, float | None]]:

@@ -52,6 +52,7 @@ class TrainingSettings:
         attention: swift's `attn_impl`. use_liger_kernel: Liger's fused kernels.
         environment: variables of the training process. flags: further ones of swift's, both by the device.
         devices, sharding: how many devices share one training, and how: none, ddp, zero2, zero3 or fsdp.
+        replay_share: of the rows trained on, those that the base answered itself, so that it forgets less.
     """
 
     method: Method
@@ -78,6 +79,7 @@ class TrainingSettings:
     sharding: str = "none"
     environment: dict[str, str] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
+    replay_share: float = 0.0
 
     @property
     def effective_batch_size(self) -> int:
@@ -119,7 +121,9 @@ class SearchSettings:
         ray_address: of the cluster that the executor `ray` joins; empty starts one on this machine.
         device_share: the part of a device that one trial gets there, 1 for the whole.
         lanes: trials at once, each on devices of its own.
+        packed: trials that share a resident base on each device; 0 gives each trial a process of its own.
         rungs: tokens at which short trials end, ascending, the whole trial last; empty where all are trained in full.
+        objectives: `quality` first, then `latency` and `size` where the user asked for them.
     """
 
     trials: int
@@ -141,6 +145,8 @@ class SearchSettings:
     memory_probe: bool = False
     rungs: tuple[int, ...] = ()
     lanes: int = 1
+    packed: int = 0
+    objectives: tuple[str, ...] = ("quality",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +245,24 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverySettings:
+    """What recovery may change when a training goes wrong.
+
+    Attributes:
+        allow_truncate: rows may be cut shorter: the user's consent.
+        liger: Liger's kernels run here. bits: 4-bit weights and optimizers with 8-bit states run here.
+        bfloat16: the device computes it.
+        other_model: the model was chosen, not named by the user: a smaller one may take its place.
+    """
+
+    allow_truncate: bool = False
+    liger: bool = False
+    bits: bool = False
+    bfloat16: bool = False
+    other_model: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A pure function of the profiles, the catalogue, the knowledge and a seed.
 
@@ -258,6 +282,12 @@ class Plan:
     estimate: Estimate
     decisions: tuple[Decision, ...]
     version: int = 1
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Settings that the user fixed: nothing changes them without asking."""
+        return frozenset(d.name for d in self.decisions if d.source == "user")
 
     def decision(self, name: str) -> Decision:
         """The decision of that name.

@@ -118,6 +118,10 @@ class Journal(Protocol):
         """Everything in both so far."""
         ...
 
+    def revise(self, plan: Plan) -> None:
+        """Writes a revision of the plan that recovery made, in place of one of that number that nothing was done by."""
+        ...
+
 
 class Executor(Protocol):
     """Where trials run."""
@@ -161,20 +165,38 @@ class ServeEngine(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Symptom:
-    """What went wrong, by its name in symptoms.yaml, with what was seen."""
+    """What went wrong, by its name in symptoms.yaml, with what was seen.
+
+    Attributes:
+        phase: of the training when it went wrong, where that matters: load, first_step, long_batch, evaluation, save.
+    """
 
     name: str
     evidence: str
     transient: bool = False
+    phase: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
-    """A change of settings (by name) as the answer to a symptom."""
+    """A change of settings (by name) as the answer to a symptom.
+
+    Attributes:
+        changes: settings of the next attempt. before: the same settings as they were.
+        names: of the remedies, by their names in symptoms.yaml, in order.
+        standing: changes that every later trial takes over, in the words of the plan's settings.
+        downgrades: those of `names` that may cost quality.
+        wait_seconds: before the next attempt; no device is charged for them.
+    """
 
     symptom: Symptom
     changes: dict[str, Any]
     decision: Decision
+    before: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    standing: dict[str, Any] = field(default_factory=dict)
+    downgrades: tuple[str, ...] = ()
+    wait_seconds: float = 0.0
 
 
 class Embedder(Protocol):

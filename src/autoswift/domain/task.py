@@ -30,6 +30,7 @@ class Task:
         language: of what people read in the run's texts.
         knowledge: whether what earlier runs taught bears on the plan.
         probe: how many of the best models are trained a few steps before one is taken; 0 takes the first.
+        allow_truncate: rows may be cut shorter when nothing else makes a training fit: the user's consent.
         options: settings the user fixed explicitly, by their name in the plan (they become decisions of source `user`).
     """
 
@@ -49,3 +50,4 @@ class Task:
     options: dict[str, str | int | float | bool] = field(default_factory=dict)
     knowledge: bool = True
     probe: int = 0
+    allow_truncate: bool = False

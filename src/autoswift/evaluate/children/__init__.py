@@ -1,0 +1,1 @@
+"""Scripts for the training environment, started by path."""
