@@ -252,12 +252,12 @@ def test_overruling_a_decision_changes_what_will_be_done(setting: str, value: st
 def test_numbers_of_the_rules_stand_in_the_documents() -> None:
     """The numbers that are told are those in force (checked where they are easy to forget)."""
     from autoswift.decide.model import USEFUL_TOKENS
+    from autoswift.recover.detect import ABOVE_START
     from autoswift.recover.remedies import MAX_ATTEMPTS
-    from autoswift.search.stopping import DIVERGED
     from autoswift.tables import table
 
     rules = table("rules")
-    told = [f"{USEFUL_TOKENS:,}", f"{rules['tokens']['cpu_cap']:,}", f"{rules['length']['largest']:,}", f"{DIVERGED:g}"]
+    told = [f"{USEFUL_TOKENS:,}", f"{rules['tokens']['cpu_cap']:,}", f"{rules['length']['largest']:,}", f"{ABOVE_START:g}"]
     told += [f"{e:g}" for e in rules["learning_rate"]["exponent"].values()] + [str(MAX_ATTEMPTS)]
     told += [f"{one['learning_rate']:g}" for kind in ("full", "short") for one in rules["portfolio"][kind][1:]]
     told += [f"{rules['memory'][share] * 100:.0f}" for share in ("share", "share_cpu")] + [f"{len(catalog()):,}"]

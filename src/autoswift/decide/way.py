@@ -274,7 +274,7 @@ def _say_sharing(best: Fit, found: Sequence[Fit], room: Room, book: Book, not_me
     """With several devices: whether one training takes them all, and how."""
     if room.devices < 2:
         return
-    because = "alone" if best.devices == 1 else "together" if best.sharding != MEGATRON else MEGATRON
+    because: str = "alone" if best.devices == 1 else "together" if best.sharding != MEGATRON else MEGATRON
     alone = any(one.devices == 1 for one in found)
     others = [("fsdp", "not_fsdp")] if best.devices == 1 else [("none", "none_4_bit" if alone else "not_none")]
     because = "together_16" if because == "together" and alone else because
