@@ -56,6 +56,7 @@ lint: venv
 
 bench: bench-understand bench-rows
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/orchestration.py
 
 bench-understand: venv
 	$(BIN)/python benchmarks/understand.py

@@ -161,9 +161,8 @@ def _carry_out(record: RunRecord, ask: tuple[Confirm | None, Choose | None], lis
 
 
 def _end(record: RunRecord, context: RunContext, state: str, **fields: Any) -> None:
-    """Writes how it ended. On a bad disk that fails too: raised after a good end alone, else the first error is shown."""
-    unfinished = state == "interrupted" or "error" in fields
-    with contextlib.suppress(*([DiskError] if unfinished else [])):
+    """Writes how it ended. On a bad disk that fails too, which is told after a good end; else the first error is."""
+    with contextlib.suppress(*([DiskError] if state == "interrupted" or "error" in fields else [])):
         context.journal.event("done", state=state, **fields)
         record.update(state=state, error=fields.get("error"))
 

@@ -134,8 +134,9 @@ def test_several_devices_cost_as_many_times() -> None:
         cost = made.estimate.cost
         assert cost is not None
         assert math.isclose(cost.device_hours, made.estimate.total_seconds / 3600 * cost.devices, rel_tol=0.01)
-    assert one.training.devices == 4  # one training takes all
-    assert four.search.lanes * four.training.devices == four.estimate.cost.devices  # type: ignore[union-attr]
+        assert made.search.lanes * made.training.devices == cost.devices
+    assert one.training.devices > 1  # 32B does not fit one of them
+    assert four.training.devices == 1
 
 
 def test_money_turns_decisions_and_tells_from_where_on() -> None:
