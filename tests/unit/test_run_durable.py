@@ -170,7 +170,11 @@ def test_a_damaged_registration_ends_nobody_and_blocks_nothing(content: str, rec
 
 def test_a_process_is_known_by_more_than_its_number() -> None:
     assert identity(os.getpid()) == identity(os.getpid()) != ""
-    assert identity(os.getpid()) != identity(os.getppid())
+    later = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert identity(later.pid) not in ("", identity(os.getpid()))
+    finally:
+        later.communicate(b"\n", timeout=30)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     assert identity(gone.pid) == ""
